@@ -1,0 +1,34 @@
+"""pip's view of the project: every fact comes from settings.ini."""
+
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import setup
+
+config = ConfigParser(delimiters=["="])
+config.read("settings.ini", encoding="utf-8")
+facts = config["DEFAULT"]
+
+setup(
+    name=facts["lib_name"],
+    version=facts["version"],
+    description=facts["description"],
+    long_description=Path("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    author=facts["author"],
+    keywords=facts["keywords"].split(),
+    license="Apache-2.0 AND CC-BY-SA-3.0",
+    license_files=["LICENSE", "vae_course/datasets/README.md"],
+    packages=["vae_course"],
+    package_data={"vae_course": ["datasets/*", "pretrained/*"]},
+    python_requires=">=" + facts["min_python"],
+    install_requires=facts["requirements"].split(),
+    extras_require={
+        "lab": facts["lab_requirements"].split(),
+        "dev": (facts["dev_requirements"] + " " + facts["lab_requirements"]).split(),
+    },
+    entry_points={
+        "console_scripts": [facts["console_scripts"]],
+        "nbdev": [f"{facts['lib_name']}={facts['lib_name']}._modidx:d"],
+    },
+)
