@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from .data import check_images
 
-# %% ../nbs/03_elbo.ipynb #362bda02
+# %% ../nbs/03_elbo.ipynb #bccbf12a
 def log_normal_pdf(
     sample: tf.Tensor,  # (batch, latent_dim) float32, z
     mean: tf.Tensor,  # broadcastable to `sample`, μ
@@ -22,7 +22,8 @@ def log_normal_pdf(
 
     Raises ValueError if `sample` lacks the axis `raxis`, or mean or logvar do not fit it.
     """
-    sample, mean, logvar = (tf.convert_to_tensor(t, tf.float32) for t in (sample, mean, logvar))
+    sample = tf.convert_to_tensor(sample)
+    mean, logvar = (tf.convert_to_tensor(t, sample.dtype) for t in (mean, logvar))
     rank = sample.shape.rank
     if not all(-rank <= axis < rank for axis in np.ravel(raxis)):
         raise ValueError(f"sample must have the axis raxis={raxis}, got shape {tuple(sample.shape)}.")
@@ -30,7 +31,7 @@ def log_normal_pdf(
         if tf.broadcast_static_shape(tensor.shape, sample.shape).rank != rank:
             raise ValueError(f"{name} of shape {tuple(tensor.shape)} has more axes than sample, "
                              f"{tuple(sample.shape)}.")
-    density = -0.5 * ((sample - mean) ** 2 * tf.exp(-logvar) + logvar + np.float32(np.log(2 * np.pi)))
+    density = -0.5 * ((sample - mean) ** 2 * tf.exp(-logvar) + logvar + np.log(2 * np.pi))
     return tf.reduce_sum(density, axis=raxis)
 
 # %% ../nbs/03_elbo.ipynb #d4adf762
@@ -49,7 +50,7 @@ def bernoulli_log_prob(
     cross_entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels=x, logits=x_logits)
     return -tf.reduce_sum(cross_entropy, axis=[1, 2, 3])
 
-# %% ../nbs/03_elbo.ipynb #4f18b05c
+# %% ../nbs/03_elbo.ipynb #5feb21c2
 def kl_standard_normal(
     mean: tf.Tensor,  # (batch, latent_dim) float32, μ
     logvar: tf.Tensor,  # (batch, latent_dim) float32, log σ²
@@ -58,7 +59,8 @@ def kl_standard_normal(
 
     Raises ValueError if the shapes differ or are not (batch, latent_dim).
     """
-    mean, logvar = tf.convert_to_tensor(mean), tf.convert_to_tensor(logvar)
+    mean = tf.convert_to_tensor(mean)
+    logvar = tf.convert_to_tensor(logvar, mean.dtype)
     if mean.shape.rank != 2 or not mean.shape.is_compatible_with(logvar.shape):
         raise ValueError("mean and logvar must both have shape (batch, latent_dim), "
                          f"got {tuple(mean.shape)} and {tuple(logvar.shape)}.")

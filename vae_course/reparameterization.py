@@ -8,7 +8,7 @@ __all__ = ['reparameterize', 'draw_eps']
 # %% ../nbs/02_reparameterization.ipynb #f0c19792
 import tensorflow as tf
 
-# %% ../nbs/02_reparameterization.ipynb #939a0c61
+# %% ../nbs/02_reparameterization.ipynb #4f241f9f
 def reparameterize(
     mean: tf.Tensor,  # (batch, latent_dim) float32, μ from the encoder
     logvar: tf.Tensor,  # (batch, latent_dim) float32, log σ² from the encoder
@@ -18,7 +18,8 @@ def reparameterize(
 
     Raises ValueError if the three shapes differ.
     """
-    mean, logvar, eps = (tf.convert_to_tensor(tensor) for tensor in (mean, logvar, eps))
+    mean = tf.convert_to_tensor(mean)
+    logvar, eps = (tf.convert_to_tensor(tensor, mean.dtype) for tensor in (logvar, eps))
     for name, tensor in (("logvar", logvar), ("eps", eps)):
         if not tensor.shape.is_compatible_with(mean.shape):
             raise ValueError(f"{name} must have the shape of mean, {tuple(mean.shape)}, "
