@@ -30,9 +30,9 @@ def figure_to_frame(
     colours = np.asarray(canvas.buffer_rgba())[..., :3]
     return colours.mean(axis=-1).round().astype(np.uint8)
 
-# %% ../nbs/07_animation.ipynb #74d0c5a3
+# %% ../nbs/07_animation.ipynb #2f84048c
 class FrameRecorder:
-    "A callback for `fit` that keeps one frame per epoch in `frames`, and the PNG in `folder` if given."
+    "A callback for `fit` that keeps one frame per epoch, and its PNG if a folder is given."
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class FrameRecorder:
         if self.folder is not None:
             save_figure(fig, image_path(epoch, self.folder))
 
-# %% ../nbs/07_animation.ipynb #9967a468
+# %% ../nbs/07_animation.ipynb #a2a97697
 def check_frames(
     frames: Sequence[np.ndarray],
     duration: float,
@@ -57,15 +57,15 @@ def check_frames(
     if len(frames) == 0:
         raise ValueError("there are no frames; record at least one before writing a GIF.")
     for i, frame in enumerate(frames):
-        if getattr(frame, "dtype", None) != np.uint8:
-            raise TypeError(f"frame {i} must be a uint8 array, got {getattr(frame, 'dtype', type(frame).__name__)}.")
+        if np.asarray(frame).dtype != np.uint8:
+            raise TypeError(f"frame {i} must be uint8, got {np.asarray(frame).dtype}.")
         if frame.ndim not in (2, 3) or frame.shape != frames[0].shape:
             raise ValueError(f"all frames must have the shape of the first, {frames[0].shape}; "
                              f"frame {i} has {frame.shape}.")
     if not 10 <= duration < 655_360:
-        raise ValueError(f"duration is in milliseconds, from 10 to 655,350 for a GIF, got {duration}.")
+        raise ValueError(f"a duration is in milliseconds, from 10 to 655,350, got {duration}.")
 
-# %% ../nbs/07_animation.ipynb #0ef73396
+# %% ../nbs/07_animation.ipynb #6585869b
 def write_gif(
     frames: Sequence[np.ndarray],  # each (height, width) or (height, width, 3) uint8, of one size
     path: str | Path,
@@ -82,7 +82,8 @@ def write_gif(
         raise ValueError(f"the path must end in .gif, got {path}.")
     durations = [duration] * (len(frames) - 1) + [last_duration]
     with atomic_path(path) as temporary:
-        iio.imwrite(temporary, np.stack(frames), plugin="pillow", is_batch=True, duration=durations, loop=0)
+        iio.imwrite(temporary, np.stack(frames), plugin="pillow", is_batch=True,
+                    duration=durations, loop=0)
 
 # %% ../nbs/07_animation.ipynb #40d7effd
 def show_gif(

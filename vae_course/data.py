@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MNIST_SHA256', 'load_mnist', 'preprocess_images', 'check_images', 'epoch_order', 'make_dataset']
 
-# %% ../nbs/01_data.ipynb #ecbe4ac0
+# %% ../nbs/01_data.ipynb #b5cefe69
 import hashlib
 import io
 from importlib.resources import files
@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
+
+from .support import check_integer
 
 # %% ../nbs/01_data.ipynb #8dad3b8c
 MNIST_SHA256 = "06af5dfe73b70e3bc1c36439982b18a8d76803db9b544f6fdf838a37fbb01b64"
@@ -88,7 +90,7 @@ def epoch_order(
     "The order in which epoch `epoch` of the run with seed `seed` visits the images."
     return np.random.default_rng([seed, epoch]).permutation(n)
 
-# %% ../nbs/01_data.ipynb #15751492
+# %% ../nbs/01_data.ipynb #fb658c38
 def make_dataset(
     images: np.ndarray,  # (n, height, width, channels) float32, binarised
     batch_size: int = 32,
@@ -97,12 +99,14 @@ def make_dataset(
 ) -> tf.data.Dataset:  # of (batch, height, width, channels); the last batch may be smaller
     """One pass over the images in batches, shuffled if a seed is given.
 
-    Raises what `check_images` raises, and ValueError if `batch_size` is not positive.
+    Raises what `check_images` raises, TypeError or ValueError on a bad `batch_size`.
     """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    check_integer("batch_size", batch_size)
     images = check_images(images)
     n = len(images)
     order = np.arange(n) if seed is None else epoch_order(n, seed, epoch)
     batches = tf.data.Dataset.from_tensor_slices(order).batch(batch_size)
-    return batches.map(lambda index: tf.gather(images, index)).prefetch(tf.data.AUTOTUNE)
+    options = tf.data.Options()
+    # One gather needs no tuning, and the tuner's thread can hold up the end of an epoch by seconds.
+    options.autotune.enabled = False
+    return batches.map(lambda index: tf.gather(images, index)).prefetch(2).with_options(options)

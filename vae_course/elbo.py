@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from .data import check_images
 
-# %% ../nbs/03_elbo.ipynb #bccbf12a
+# %% ../nbs/03_elbo.ipynb #c27b9eb8
 def log_normal_pdf(
     sample: tf.Tensor,  # (batch, latent_dim) float32, z
     mean: tf.Tensor,  # broadcastable to `sample`, μ
@@ -26,7 +26,7 @@ def log_normal_pdf(
     mean, logvar = (tf.convert_to_tensor(t, sample.dtype) for t in (mean, logvar))
     rank = sample.shape.rank
     if not all(-rank <= axis < rank for axis in np.ravel(raxis)):
-        raise ValueError(f"sample must have the axis raxis={raxis}, got shape {tuple(sample.shape)}.")
+        raise ValueError(f"sample must have the axis raxis={raxis}, got {tuple(sample.shape)}.")
     for name, tensor in (("mean", mean), ("logvar", logvar)):
         if tf.broadcast_static_shape(tensor.shape, sample.shape).rank != rank:
             raise ValueError(f"{name} of shape {tuple(tensor.shape)} has more axes than sample, "

@@ -6,7 +6,7 @@
 __all__ = ['image_grid', 'plot_images', 'reconstruct', 'plot_reconstructions', 'save_figure', 'plot_epoch', 'image_path',
            'generate_and_save_images', 'display_image']
 
-# %% ../nbs/06_generation.ipynb #7c1d1620
+# %% ../nbs/06_generation.ipynb #2809ffa0
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from .data import check_images
 from .model import VAE
 from .reparameterization import draw_eps
-from .support import atomic_path
+from .support import atomic_path, check_integer
 
-# %% ../nbs/06_generation.ipynb #4b2515c2
+# %% ../nbs/06_generation.ipynb #90ff468f
 def image_grid(
     images: np.ndarray,  # (n, height, width, 1)
     columns: int | None = None,  # None: as square as possible
@@ -27,15 +27,16 @@ def image_grid(
     "Arrange a batch of images on one sheet, row by row."
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[-1] != 1 or len(images) == 0:
-        raise ValueError(f"images must have shape (n, height, width, 1) with n > 0, got {images.shape}.")
+        raise ValueError("images must have shape (n, height, width, 1) with n > 0, "
+                         f"got {images.shape}.")
     n, height, width, _ = images.shape
     columns = int(np.ceil(np.sqrt(n))) if columns is None else columns
-    if columns < 1:
-        raise ValueError(f"columns must be at least 1, got {columns}.")
+    check_integer("columns", columns)
     rows = -(-n // columns)
     sheet = np.zeros((rows * columns, height, width), images.dtype)
     sheet[:n] = images[..., 0]
-    return sheet.reshape(rows, columns, height, width).swapaxes(1, 2).reshape(rows * height, columns * width)
+    sheet = sheet.reshape(rows, columns, height, width).swapaxes(1, 2)
+    return sheet.reshape(rows * height, columns * width)
 
 # %% ../nbs/06_generation.ipynb #d06d881d
 def plot_images(
@@ -92,11 +93,10 @@ def plot_epoch(
     eps = draw_eps(0, 0, (len(test_sample), model.latent_dim))
     return plot_images(reconstruct(model, test_sample, eps), title=f"epoch {epoch}")
 
-# %% ../nbs/06_generation.ipynb #18d80aae
+# %% ../nbs/06_generation.ipynb #25bc3c69
 def image_path(epoch: int, folder: str | Path = ".") -> Path:
     "Where `generate_and_save_images` puts the picture of an epoch."
-    if isinstance(epoch, bool) or not isinstance(epoch, int | np.integer) or epoch < 0:
-        raise ValueError(f"epoch must be an integer of 0 or more, got {epoch!r}.")
+    check_integer("epoch", epoch, least=0)
     return Path(folder) / f"image_at_epoch_{epoch:04d}.png"
 
 # %% ../nbs/06_generation.ipynb #b61d3cd0
@@ -112,7 +112,7 @@ def generate_and_save_images(
     save_figure(fig, path)
     return fig
 
-# %% ../nbs/06_generation.ipynb #04a00b2d
+# %% ../nbs/06_generation.ipynb #d1af983a
 def display_image(
     epoch_no: int,
     folder: str | Path = ".",  # where `generate_and_save_images` wrote
@@ -120,7 +120,7 @@ def display_image(
     "The saved picture of an epoch; raises FileNotFoundError if there is none."
     path = image_path(epoch_no, folder)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}; call generate_and_save_images(model, {epoch_no}, "
-                                "test_sample, folder) first.")
+        raise FileNotFoundError(f"there is no {path}; make it with generate_and_save_images("
+                                f"model, {epoch_no}, test_sample, folder).")
     with PIL.Image.open(path) as image:
         return image.copy()

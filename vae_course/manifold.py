@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLOURS', 'latent_grid', 'latent_image', 'plot_latent_images', 'encode_images', 'plot_encoded', 'walk']
 
-# %% ../nbs/08_manifold.ipynb #e456d001
+# %% ../nbs/08_manifold.ipynb #e119fd8e
 from itertools import cycle
 
 import numpy as np
@@ -17,16 +17,16 @@ from matplotlib.style import library
 from .data import check_images
 from .generation import image_grid
 from .model import VAE
+from .support import check_integer
 
-# %% ../nbs/08_manifold.ipynb #42461b37
+# %% ../nbs/08_manifold.ipynb #2eea83e4
 def latent_grid(
     n: int,  # points along one axis
     low: float = 0.05,  # share of the prior's mass below the first point
     high: float = 0.95,  # share below the last point
 ) -> np.ndarray:  # (n,) float32, increasing
     "Quantiles of N(0, 1) at n evenly spaced probabilities."
-    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-        raise ValueError(f"n must be an integer of 1 or more, got {n!r}.")
+    check_integer("n", n)
     if not 0 < low <= high < 1:
         raise ValueError(f"low and high must satisfy 0 < low <= high < 1, got {low} and {high}.")
     probabilities = np.linspace(low, high, n, dtype=np.float32)
@@ -51,7 +51,7 @@ def latent_image(
     z = np.stack([z1.ravel(), z2.ravel()], axis=1)
     return image_grid(model.sample(z), columns=n)
 
-# %% ../nbs/08_manifold.ipynb #54bf1e0a
+# %% ../nbs/08_manifold.ipynb #8c2896ae
 def plot_latent_images(
     model: VAE,  # with latent_dim 2
     n: int,  # digits along one axis
@@ -59,7 +59,7 @@ def plot_latent_images(
 ) -> Figure:
     "The manifold of digits over the latent plane, its axes labelled with z."
     image = latent_image(model, n, digit_size)
-    fig = Figure(figsize=(6, 6), layout="constrained")
+    fig = Figure(figsize=(5, 5), layout="constrained")
     ax = fig.subplots()
     ax.imshow(image, cmap="Greys_r", vmin=0, vmax=1)
     ticks = np.unique(np.linspace(0, n - 1, min(n, 7)).round().astype(int))
@@ -82,7 +82,7 @@ def encode_images(
     mean, logvar = (np.concatenate(tensors) for tensors in zip(*parts, strict=True))
     return mean, logvar
 
-# %% ../nbs/08_manifold.ipynb #2bb8dfab
+# %% ../nbs/08_manifold.ipynb #a4db0815
 # Ten colours that people with colour-blindness can tell apart (Petroff, 2021).
 COLOURS = library["petroff10"]["axes.prop_cycle"].by_key()["color"]
 
@@ -98,7 +98,7 @@ def plot_encoded(
         raise ValueError("mean must have shape (n, 2) and labels (n,), "
                          f"got {mean.shape} and {labels.shape}.")
     if ax is None:
-        ax = Figure(figsize=(6, 6), layout="constrained").subplots()
+        ax = Figure(figsize=(5, 5), layout="constrained").subplots()
     for label, colour in zip(np.unique(labels), cycle(COLOURS), strict=False):
         codes = mean[labels == label]
         ax.scatter(*codes.T, s=2, color=colour, alpha=0.5, linewidths=0)
@@ -107,7 +107,7 @@ def plot_encoded(
     ax.set(xlabel="$z_1$", ylabel="$z_2$", title="Test images on the latent plane", aspect="equal")
     return ax.figure
 
-# %% ../nbs/08_manifold.ipynb #2c289fa4
+# %% ../nbs/08_manifold.ipynb #887fd01c
 def walk(
     model: VAE,
     z0: np.ndarray,  # (latent_dim,), the start
@@ -117,8 +117,8 @@ def walk(
     "Decode evenly spaced codes on the straight line from z0 to z1."
     z0, z1 = np.asarray(z0, np.float32), np.asarray(z1, np.float32)
     if z0.shape != (model.latent_dim,) or z1.shape != z0.shape:
-        raise ValueError(f"z0 and z1 must have shape ({model.latent_dim},), got {z0.shape} and {z1.shape}.")
-    if steps < 2:
-        raise ValueError(f"a walk needs at least 2 steps, got {steps}.")
+        raise ValueError(f"z0 and z1 must have shape ({model.latent_dim},), "
+                         f"got {z0.shape} and {z1.shape}.")
+    check_integer("steps", steps, least=2)
     t = np.linspace(0, 1, steps, dtype=np.float32)[:, None]
     return model.sample((1 - t) * z0 + t * z1).numpy()
