@@ -65,7 +65,7 @@ def check_frames(
     if not 10 <= duration < 655_360:
         raise ValueError(f"a duration is in milliseconds, from 10 to 655,350, got {duration}.")
 
-# %% ../nbs/07_animation.ipynb #6585869b
+# %% ../nbs/07_animation.ipynb #9de1da31
 def write_gif(
     frames: Sequence[np.ndarray],  # each (height, width) or (height, width, 3) uint8, of one size
     path: str | Path,
@@ -81,6 +81,8 @@ def write_gif(
     if Path(path).suffix != ".gif":
         raise ValueError(f"the path must end in .gif, got {path}.")
     durations = [duration] * (len(frames) - 1) + [last_duration]
+    if len(frames) == 1:
+        durations = last_duration  # Pillow takes a list only for several frames
     with atomic_path(path) as temporary:
         iio.imwrite(temporary, np.stack(frames), plugin="pillow", is_batch=True,
                     duration=durations, loop=0)

@@ -58,7 +58,7 @@ def preprocess_images(
     scaled = images.reshape(len(images), 28, 28, 1) / np.float32(255)
     return (scaled > threshold).astype(np.float32)
 
-# %% ../nbs/01_data.ipynb #d6a414a4
+# %% ../nbs/01_data.ipynb #c67d48a6
 def check_images(
     x,  # (batch, height, width, channels) float32, each pixel 0 or 1: array or tensor
 ) -> tf.Tensor:  # `x` as a float32 tensor
@@ -73,11 +73,12 @@ def check_images(
                         "Call preprocess_images on uint8 images first.")
     if x.shape.rank != 4 or 0 in x.shape:
         raise ValueError("images must have shape (batch, height, width, channels) with no axis "
-                         f"of length 0, got {tuple(x.shape)}.")
+                         f"of length 0, got {tuple(x.shape)}. For one image, pass x[None].")
     if tf.executing_eagerly() and not tf.reduce_all((x == 0) | (x == 1)):
         low, high = float(tf.reduce_min(x)), float(tf.reduce_max(x))
-        problem = "NaN" if np.isnan(low) else f"values from {low:g} to {high:g}"
-        raise ValueError(f"each pixel must be 0 or 1, got {problem} with some between or outside. "
+        if np.isnan(low):
+            raise ValueError("each pixel must be 0 or 1, got NaN; find out where it comes from.")
+        raise ValueError(f"each pixel must be 0 or 1, got values from {low:g} to {high:g}. "
                          "Bernoulli is no likelihood for grey pixels: binarise them first.")
     return tf.cast(x, tf.float32)
 

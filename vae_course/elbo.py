@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from .data import check_images
 
-# %% ../nbs/03_elbo.ipynb #c27b9eb8
+# %% ../nbs/03_elbo.ipynb #3ada72bf
 def log_normal_pdf(
     sample: tf.Tensor,  # (batch, latent_dim) float32, z
     mean: tf.Tensor,  # broadcastable to `sample`, μ
@@ -28,8 +28,12 @@ def log_normal_pdf(
     if not all(-rank <= axis < rank for axis in np.ravel(raxis)):
         raise ValueError(f"sample must have the axis raxis={raxis}, got {tuple(sample.shape)}.")
     for name, tensor in (("mean", mean), ("logvar", logvar)):
-        if tf.broadcast_static_shape(tensor.shape, sample.shape).rank != rank:
-            raise ValueError(f"{name} of shape {tuple(tensor.shape)} has more axes than sample, "
+        try:
+            fits = tf.broadcast_static_shape(tensor.shape, sample.shape).rank == rank
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ValueError(f"{name} of shape {tuple(tensor.shape)} does not broadcast to sample, "
                              f"{tuple(sample.shape)}.")
     density = -0.5 * ((sample - mean) ** 2 * tf.exp(-logvar) + logvar + np.log(2 * np.pi))
     return tf.reduce_sum(density, axis=raxis)

@@ -51,7 +51,7 @@ def latent_image(
     z = np.stack([z1.ravel(), z2.ravel()], axis=1)
     return image_grid(model.sample(z), columns=n)
 
-# %% ../nbs/08_manifold.ipynb #8c2896ae
+# %% ../nbs/08_manifold.ipynb #0a073e35
 def plot_latent_images(
     model: VAE,  # with latent_dim 2
     n: int,  # digits along one axis
@@ -59,10 +59,10 @@ def plot_latent_images(
 ) -> Figure:
     "The manifold of digits over the latent plane, its axes labelled with z."
     image = latent_image(model, n, digit_size)
-    fig = Figure(figsize=(5, 5), layout="constrained")
+    fig = Figure(figsize=(6.3, 6.3), layout="constrained")
     ax = fig.subplots()
     ax.imshow(image, cmap="Greys_r", vmin=0, vmax=1)
-    ticks = np.unique(np.linspace(0, n - 1, min(n, 7)).round().astype(int))
+    ticks = np.unique(np.linspace(0, n - 1, min(n, 6)).round().astype(int))
     names = [f"{z:.2f}" for z in latent_grid(n)[ticks]]
     centres = (ticks + 0.5) * digit_size - 0.5
     ax.set_xticks(centres, names)
@@ -82,7 +82,7 @@ def encode_images(
     mean, logvar = (np.concatenate(tensors) for tensors in zip(*parts, strict=True))
     return mean, logvar
 
-# %% ../nbs/08_manifold.ipynb #a4db0815
+# %% ../nbs/08_manifold.ipynb #6f146aa3
 # Ten colours that people with colour-blindness can tell apart (Petroff, 2021).
 COLOURS = library["petroff10"]["axes.prop_cycle"].by_key()["color"]
 
@@ -98,27 +98,27 @@ def plot_encoded(
         raise ValueError("mean must have shape (n, 2) and labels (n,), "
                          f"got {mean.shape} and {labels.shape}.")
     if ax is None:
-        ax = Figure(figsize=(5, 5), layout="constrained").subplots()
+        ax = Figure(figsize=(6.3, 6.3), layout="constrained").subplots()
     for label, colour in zip(np.unique(labels), cycle(COLOURS), strict=False):
         codes = mean[labels == label]
-        ax.scatter(*codes.T, s=2, color=colour, alpha=0.5, linewidths=0)
+        ax.scatter(*codes.T, s=6, color=colour, alpha=0.6, linewidths=0)
         ax.text(*np.median(codes, axis=0), str(label), weight="bold", ha="center", va="center",
                 bbox={"boxstyle": "circle", "facecolor": "white", "edgecolor": colour})
     ax.set(xlabel="$z_1$", ylabel="$z_2$", title="Test images on the latent plane", aspect="equal")
     return ax.figure
 
-# %% ../nbs/08_manifold.ipynb #887fd01c
+# %% ../nbs/08_manifold.ipynb #c8011cd5
 def walk(
     model: VAE,
-    z0: np.ndarray,  # (latent_dim,), the start
-    z1: np.ndarray,  # (latent_dim,), the end
+    start: np.ndarray,  # (latent_dim,), z at t = 0
+    end: np.ndarray,  # (latent_dim,), z at t = 1
     steps: int = 10,  # images, both ends included
 ) -> np.ndarray:  # (steps, 28, 28, 1) float32, pixel probabilities
-    "Decode evenly spaced codes on the straight line from z0 to z1."
-    z0, z1 = np.asarray(z0, np.float32), np.asarray(z1, np.float32)
-    if z0.shape != (model.latent_dim,) or z1.shape != z0.shape:
-        raise ValueError(f"z0 and z1 must have shape ({model.latent_dim},), "
-                         f"got {z0.shape} and {z1.shape}.")
+    "Decode evenly spaced codes on the straight line from `start` to `end`."
+    start, end = np.asarray(start, np.float32), np.asarray(end, np.float32)
+    if start.shape != (model.latent_dim,) or end.shape != start.shape:
+        raise ValueError(f"start and end must have shape ({model.latent_dim},), "
+                         f"got {start.shape} and {end.shape}.")
     check_integer("steps", steps, least=2)
     t = np.linspace(0, 1, steps, dtype=np.float32)[:, None]
-    return model.sample((1 - t) * z0 + t * z1).numpy()
+    return model.sample((1 - t) * start + t * end).numpy()

@@ -16,7 +16,7 @@ from .model import CVAE, VAE, load_model, save_model
 from .support import atomic_path, versions
 from .training import Recipe
 
-# %% ../nbs/05b_runs.ipynb #9cd434c3
+# %% ../nbs/05b_runs.ipynb #13e11c52
 def save_run(
     folder: str | Path,  # made if it is not there
     name: str,  # of the two files, `name`.keras and `name`.json
@@ -24,7 +24,7 @@ def save_run(
     recipe: Recipe,
     history: list,  # from `fit`
 ):
-    "Write a trained model and its card, both whole or not at all."
+    "Write a trained model and its card; both are finished before either takes its place."
     weights_path, card_path = Path(folder) / f"{name}.keras", Path(folder) / f"{name}.json"
     with atomic_path(weights_path) as weights, atomic_path(card_path) as card:
         save_model(model, weights)

@@ -188,7 +188,7 @@ def evaluate(
     reconstruction, kl = (float(np.concatenate(t).mean(dtype=np.float64)) for t in (log_px_z, kls))
     return {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
 
-# %% ../nbs/05_training.ipynb #a3115b05
+# %% ../nbs/05_training.ipynb #5ae3b148
 def fit(
     recipe: Recipe,
     x_train: np.ndarray,  # (n, 28, 28, 1) float32, each pixel 0 or 1
@@ -196,10 +196,7 @@ def fit(
     callbacks: Iterable[Callable] = (),  # called as callback(epoch, model, history) from epoch 0 on
     verbose: bool = True,  # progress bar, and a line per epoch as in the tutorial
 ) -> tuple[CVAE, list]:  # the trained model and its history, a dict per epoch
-    """Train a model as the recipe says. The result is a function of recipe and data.
-
-    Raises what `check_images` raises.
-    """
+    "Train as the recipe says, a function of recipe and data; raises what `check_images` raises."
     x_train, x_test = check_images(x_train), check_images(x_test)
     model = CVAE(recipe.latent_dim, recipe.filters, seed=recipe.seed)
     steps_per_epoch = -(-len(x_train) // recipe.batch_size)

@@ -1,0 +1,67 @@
+# Every target sets up what it needs in .venv first; `make` alone lists them.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help train lab test test-all notebooks notebooks-all pretrained lint clean
+
+help:
+	@echo "make train          set up, then train on MNIST and write pictures (about two minutes on two cores)"
+	@echo "make lab            set up, then open the chapters in JupyterLab"
+	@echo "make test           set up, then run every notebook (nbdev_test) and all tests (pytest)"
+	@echo "make test-all       the same with the slow cells (about twenty minutes more)"
+	@echo "make lint           ruff and codespell"
+	@echo "make notebooks      run the notebooks and save their outputs; slow cells keep theirs"
+	@echo "make notebooks-all  the same with the slow cells"
+	@echo "make pretrained     train the weights and pictures that come with the course"
+	@echo "make clean          remove .venv"
+
+.venv/library: settings.ini setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; choose one with make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+.venv/lab: .venv/library
+	$(BIN)/python -m pip install --quiet --editable '.[lab]'
+	touch $@
+
+.venv/dev: .venv/library
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+train: .venv/library
+	$(BIN)/vae-course train
+
+lab: .venv/lab
+	$(BIN)/jupyter lab --notebook-dir nbs
+
+test: .venv/dev
+	$(BIN)/nbdev_test
+	$(BIN)/pytest
+
+test-all: .venv/dev
+	$(BIN)/nbdev_test --flags slow
+	$(BIN)/pytest
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/codespell
+
+notebooks: .venv/dev
+	$(BIN)/python tools/execute_notebooks.py
+	$(BIN)/nbdev_clean
+
+notebooks-all: .venv/dev
+	$(BIN)/python tools/execute_notebooks.py --slow
+	$(BIN)/nbdev_clean
+
+pretrained: .venv/library
+	rm -rf runs/pretrained
+	$(BIN)/vae-course train --recipe tutorial --out runs/pretrained
+	cp runs/pretrained/cvae.keras vae_course/pretrained/tutorial.keras
+	cp runs/pretrained/cvae.json vae_course/pretrained/tutorial.json
+	cp runs/pretrained/cvae.gif runs/pretrained/manifold.png nbs/images/
+
+clean:
+	rm -rf .venv

@@ -1,0 +1,88 @@
+"""The main job as a process: files, refusals, Ctrl-C."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import imageio.v3 as iio
+import pytest
+from click.testing import CliRunner
+
+from vae_course.cli import main
+from vae_course.runs import load_run
+from vae_course.training import Recipe, evaluate
+
+COMMAND = [sys.executable, "-c", "from vae_course.cli import main; main()", "train"]
+FILES = {"cvae.keras", "cvae.json", "history.json", "history.png", "samples.png", "reconstructions.png",
+         "cvae.gif", "manifold.png"}
+
+
+def test_a_run_writes_everything_and_its_card_is_true(tmp_path, x_test):
+    result = CliRunner().invoke(main, ["train", "--epochs", "2", "--train-images", "1500", "--seed", "4",
+                                       "--out", str(tmp_path / "run")], catch_exceptions=False)
+    folder = tmp_path / "run"
+    assert result.exit_code == 0 and {path.name for path in folder.iterdir()} == FILES
+    history = json.loads((folder / "history.json").read_text())
+    model, card = load_run(folder, "cvae")
+    assert [entry["epoch"] for entry in history] == [1, 2]
+    assert card["test_elbo"] == history[-1]["test_elbo"] and card["recipe"]["seed"] == 4
+    assert abs(evaluate(model, x_test, seed=4)["elbo"] - card["test_elbo"]) < 1e-3
+    assert len(iio.imread(folder / "cvae.gif", plugin="pillow", mode="L")) == 3
+    assert "Epoch: 2, Test set ELBO:" in result.output
+    for name in FILES:
+        if name.endswith(".png"):
+            assert iio.imread(folder / name).size > 10_000
+
+
+def test_help_explains_every_field_of_the_recipe():
+    text = " ".join(CliRunner().invoke(main, ["train", "--help"]).output.split())
+    for name in Recipe.__dataclass_fields__:
+        assert "--" + name.replace("_", "-") in text
+    assert "of the KL term: monte_carlo or closed_form" in text
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--recipe", "nonsense"], "nonsense"), (["--epochs", "0"], "epochs must be at least 1"),
+    (["--epochs", "two"], "two"), (["--latent-dim", "0"], "latent_dim must be at least 1"),
+    (["--optimizer", "adamm"], "adamm"), (["--train-images", "0"], "train-images"),
+    (["--learning-rate", "-1"], "learning_rate must be positive"), (["--filters", "3", "0"], "filters"),
+])
+def test_bad_values_are_refused_before_any_work(tmp_path, arguments, message):
+    out = tmp_path / "run"
+    result = CliRunner().invoke(main, ["train", *arguments, "--out", str(out)])
+    assert result.exit_code == 2 and message in result.output and not out.exists()
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("keep")
+    result = CliRunner().invoke(main, ["train", "--out", str(tmp_path)])
+    assert result.exit_code == 2 and "holds something already" in result.output
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_default_folder_is_the_first_free_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "short").mkdir(parents=True)
+    result = CliRunner().invoke(main, ["train", "--epochs", "1", "--train-images", "64"])
+    assert result.exit_code == 0
+    assert {path.name for path in (tmp_path / "runs" / "short-2").iterdir()} == FILES
+
+
+def test_ctrl_c_leaves_finished_files_whole(tmp_path, x_test):
+    folder = tmp_path / "run"
+    arguments = ["--epochs", "1000", "--train-images", "640", "--out", str(folder)]
+    with subprocess.Popen(COMMAND + arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True, env=os.environ) as process:
+        deadline = time.monotonic() + 120  # a guard against a hang, not a measurement
+        while not (folder / "history.png").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130 and "Stopped." in output and "Traceback" not in output
+    model, card = load_run(folder, "cvae")
+    assert abs(evaluate(model, x_test)["elbo"] - card["test_elbo"]) < 1e-3
+    assert json.loads((folder / "history.json").read_text())
+    assert not [path.name for path in folder.iterdir() if ".tmp" in path.name]

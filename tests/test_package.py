@@ -1,0 +1,42 @@
+"""The wheel: it holds the data and works from an empty folder."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+PROGRAM = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import vae_course
+assert vae_course.__file__.startswith(sys.argv[1]), vae_course.__file__
+from vae_course.data import load_mnist, preprocess_images
+from vae_course.runs import load_pretrained
+from vae_course.training import evaluate
+model, card = load_pretrained()
+elbo = evaluate(model, preprocess_images(load_mnist()[1][0]))["elbo"]
+assert abs(elbo - card["test_elbo"]) < 0.01, elbo
+print("works")
+"""
+
+
+def test_wheel_works_from_an_empty_folder(tmp_path):
+    # Without isolation the build needs no network; the dev extra holds what it uses.
+    subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path / "dist",
+                    ROOT], check=True, capture_output=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        archive.extractall(tmp_path / "site")
+    for name in ("datasets/mnist.npz", "datasets/README.md", "pretrained/tutorial.keras",
+                 "pretrained/tutorial.json", "cli.py"):
+        assert f"vae_course/{name}" in names
+    assert any(name.endswith("LICENSE") for name in names)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    result = subprocess.run([sys.executable, "-I", "-c", PROGRAM, str(tmp_path / "site")], cwd=empty,
+                            capture_output=True, text=True)
+    assert result.stdout.strip() == "works", result.stderr[-2000:]
+    assert not list(empty.iterdir())

@@ -1,0 +1,197 @@
+"""Generation, animation and the manifold."""
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import scipy.stats
+from matplotlib.figure import Figure
+
+from vae_course.animation import FrameRecorder, figure_to_frame, show_gif, write_gif
+from vae_course.generation import (
+    display_image,
+    generate_and_save_images,
+    image_grid,
+    plot_images,
+    plot_reconstructions,
+    reconstruct,
+    save_figure,
+)
+from vae_course.manifold import (
+    encode_images,
+    latent_grid,
+    latent_image,
+    plot_encoded,
+    plot_latent_images,
+    walk,
+)
+from vae_course.model import CVAE
+
+
+@pytest.mark.parametrize(("n", "columns", "shape"), [(16, None, (4, 4)), (5, None, (2, 3)), (6, 6, (1, 6)),
+                                                     (7, 2, (4, 2)), (1, None, (1, 1))])
+def test_image_grid_puts_each_image_in_its_place(rng, n, columns, shape):
+    images = rng.random((n, 3, 5, 1))
+    sheet = image_grid(images, columns)
+    assert sheet.shape == (shape[0] * 3, shape[1] * 5)
+    for i, image in enumerate(images):
+        row, column = divmod(i, shape[1])
+        assert (sheet[3 * row:3 * row + 3, 5 * column:5 * column + 5] == image[..., 0]).all()
+    assert np.isclose(sheet.sum(), images.sum())  # empty places stay 0
+
+
+@pytest.mark.parametrize("images", [np.zeros((3, 4, 4)), np.zeros((0, 4, 4, 1)), np.zeros((2, 4, 4, 3))])
+def test_image_grid_refuses_what_is_no_batch(images):
+    with pytest.raises(ValueError, match="images must have shape"):
+        image_grid(images)
+
+
+def test_plots_return_figures_and_write_nothing(tmp_path, monkeypatch, pretrained, x):
+    monkeypatch.chdir(tmp_path)
+    model = pretrained[0]
+    mean, _ = encode_images(model, x)
+    figures = (plot_images(x), plot_reconstructions(model, x), plot_latent_images(model, 3),
+               plot_encoded(mean, np.arange(8)))
+    assert all(isinstance(figure, Figure) for figure in figures)
+    assert not list(tmp_path.iterdir())
+
+
+def test_reconstruction_beats_the_mean_image_for_nearly_every_digit(pretrained, x_test):
+    x = x_test[:500]
+    p = np.clip(np.stack([reconstruct(pretrained[0], x), np.broadcast_to(x.mean(axis=0), x.shape)]), 1e-6, 1 - 1e-6)
+    log_prob = (x * np.log(p) + (1 - x) * np.log(1 - p)).sum(axis=(2, 3, 4))
+    assert np.mean(log_prob[0] > log_prob[1]) > 0.9
+
+
+def test_tutorials_picture_is_saved_and_read_back(tmp_path, pretrained, x_test):
+    fig = generate_and_save_images(pretrained[0], 3, x_test[:16], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["image_at_epoch_0003.png"]
+    save_figure(fig, tmp_path / "again.png")
+    assert (np.asarray(display_image(3, tmp_path)) == iio.imread(tmp_path / "again.png")).all()
+
+
+def test_tutorials_call_uses_the_working_directory(tmp_path, monkeypatch, model, x):
+    monkeypatch.chdir(tmp_path)
+    generate_and_save_images(model, 0, x)
+    assert [path.name for path in tmp_path.iterdir()] == ["image_at_epoch_0000.png"]
+    assert display_image(0).size[0] > 100
+
+
+def test_display_image_names_the_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="image_at_epoch_0007.png"):
+        display_image(7, tmp_path)
+
+
+def test_gif_frames_read_back_exactly(tmp_path, rng):
+    frames = list(rng.integers(0, 256, (5, 20, 30), dtype=np.uint8))
+    write_gif(frames, tmp_path / "film.gif", duration=120, last_duration=900)
+    back = iio.imread(tmp_path / "film.gif", plugin="pillow", mode="L")
+    times = [iio.immeta(tmp_path / "film.gif", plugin="pillow", index=i)["duration"] for i in range(5)]
+    assert (back == frames).all() and times == [120] * 4 + [900]
+    assert iio.immeta(tmp_path / "film.gif", plugin="pillow", index=0)["loop"] == 0  # for ever
+
+
+def test_gif_takes_colour_frames(tmp_path):
+    frames = [np.full((8, 8, 3), colour, np.uint8) for colour in ((255, 0, 0), (0, 0, 255))]
+    write_gif(frames, tmp_path / "film.gif")
+    back = iio.imread(tmp_path / "film.gif", plugin="pillow", mode="RGB")
+    assert np.abs(back.astype(int) - np.stack(frames)).max() <= 1
+
+
+@pytest.mark.parametrize(("frames", "duration", "error", "message"), [
+    ([], 100, ValueError, "no frames"),
+    ([np.zeros((4, 4), np.uint8), np.zeros((5, 4), np.uint8)], 100, ValueError, "frame 1"),
+    ([np.zeros((4, 4))], 100, TypeError, "uint8"),
+    ([np.zeros((4, 4), np.uint8)], 0.5, ValueError, "milliseconds"),
+    ([np.zeros((4, 4), np.uint8)], float("nan"), ValueError, "milliseconds"),
+])
+def test_bad_frames_write_nothing(tmp_path, frames, duration, error, message):
+    with pytest.raises(error, match=message):
+        write_gif(frames, tmp_path / "film.gif", duration)
+    assert not list(tmp_path.iterdir())
+
+
+def test_recorder_keeps_only_its_own_frames(tmp_path, pretrained, model, x):
+    save_figure(plot_images(x), tmp_path / "image_at_epoch_0009.png")  # left by an earlier run
+    recorder = FrameRecorder(x, tmp_path)
+    recorder(0, model, [])
+    recorder(1, pretrained[0], [])
+    assert len(recorder.frames) == 2 and (recorder.frames[0] != recorder.frames[1]).any()
+    saved = np.asarray(display_image(1, tmp_path))[..., :3].mean(axis=-1)
+    assert np.abs(saved - recorder.frames[1]).max() <= 0.5  # a frame is rounded
+
+
+def test_frames_do_not_jitter(pretrained, x):
+    recorder = FrameRecorder(x)
+    for _ in range(2):
+        recorder(1, pretrained[0], [])
+    assert (recorder.frames[0] == recorder.frames[1]).all()
+
+
+def test_frame_of_a_figure_is_grey(x):
+    frame = figure_to_frame(plot_images(x, title="epoch 1"))
+    assert frame.dtype == np.uint8 and frame.ndim == 2 and frame.max() == 255
+
+
+def test_show_gif_is_markdown_with_alt_text(tmp_path, x):
+    write_gif([figure_to_frame(plot_images(x))], tmp_path / "film.gif")
+    for source in (tmp_path / "film.gif", (tmp_path / "film.gif").read_bytes()):
+        text = show_gif(source, alt="a film").data
+        assert text.startswith("![a film](data:image/gif;base64,R0lGOD")
+    with pytest.raises(ValueError, match="no GIF"):
+        show_gif(b"PNG")
+
+
+def test_grid_is_the_quantiles_of_the_prior():
+    expected = scipy.stats.norm.ppf(np.linspace(0.05, 0.95, 20))
+    assert np.allclose(latent_grid(20), expected, atol=1e-5)  # float32
+    assert latent_grid(1, 0.5, 0.5) == 0
+
+
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_manifold_pixels_equal_a_direct_decode(pretrained, n):
+    model, grid = pretrained[0], latent_grid(n)
+    image = latent_image(model, n)
+    for row in range(n):
+        for column in range(n):
+            z = np.float32([[grid[column], grid[n - 1 - row]]])
+            patch = image[28 * row:28 * (row + 1), 28 * column:28 * (column + 1)]
+            assert np.allclose(patch, model.sample(z)[0, ..., 0], atol=1e-5)  # float32
+
+
+def test_manifold_axes_carry_z(pretrained):
+    ax = plot_latent_images(pretrained[0], 5).axes[0]
+    grid = [f"{z:.2f}" for z in latent_grid(5)]
+    assert [label.get_text() for label in ax.get_xticklabels()] == grid
+    assert [label.get_text() for label in ax.get_yticklabels()] == grid
+    heights = ax.get_yticks()
+    assert (np.diff(heights) < 0).all()  # larger z2 nearer to row 0, the top
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("$z_1$", "$z_2$")
+
+
+def test_encoding_in_batches_changes_nothing(pretrained, x_test):
+    whole, parts = (encode_images(pretrained[0], x_test[:50], size) for size in (50, 7))
+    assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(whole, parts, strict=True))  # float32
+
+
+def test_walk_starts_and_ends_where_it_should(pretrained):
+    model, z0, z1 = pretrained[0], np.float32([0, 1]), np.float32([-1, 0.5])
+    path = walk(model, z0, z1, steps=5)
+    ends = model.sample(np.stack([z0, z1]))
+    middle = model.sample((z0 + z1)[None] / 2)
+    assert path.shape == (5, 28, 28, 1)
+    assert np.allclose(path[[0, -1]], ends, atol=1e-5) and np.allclose(path[2], middle[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(("call", "message"), [
+    (lambda model: latent_image(CVAE(latent_dim=1), 3), "latent_dim 2, got 1"),
+    (lambda model: latent_image(model, 3, digit_size=27), "digit_size=27"),
+    (lambda model: latent_grid(0), "n must be at least 1"),
+    (lambda model: latent_grid(3, 0.9, 0.1), "low <= high"),
+    (lambda model: latent_grid(3, 0, 1), "0 < low"),
+    (lambda model: walk(model, [0, 0], [1, 1], steps=1), "steps must be at least 2"),
+    (lambda model: walk(model, [0], [1]), r"shape \(2,\)"),
+    (lambda model: plot_encoded(np.zeros((3, 3)), np.zeros(3)), r"\(n, 2\)"),
+])
+def test_bad_input_is_refused(model, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(model)

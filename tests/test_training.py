@@ -1,0 +1,202 @@
+"""The objective, the step, recipes and the loop."""
+
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from vae_course.data import preprocess_images
+from vae_course.model import CVAE
+from vae_course.reparameterization import draw_eps
+from vae_course.runs import load_run, recipe_from_card, save_run
+from vae_course.training import (
+    SHORT,
+    TUTORIAL,
+    Recipe,
+    compute_loss,
+    elbo_terms,
+    evaluate,
+    fit,
+    make_train_step,
+    train_step,
+)
+
+
+@pytest.fixture(scope="module")
+def x_train(mnist):
+    return preprocess_images(mnist[0][0][:1000])
+
+
+def test_untrained_loss_is_784_fair_coins(model, x_test):
+    # Fresh weights give logits near 0: 784 log 2 nats, and next to no KL.
+    assert abs(compute_loss(model, x_test[:500], draw_eps(0, 0, (500, 2))) - 784 * np.log(2)) < 3
+
+
+def test_loss_is_its_parts(model, x):
+    eps = draw_eps(0, 0, (len(x), 2))
+    terms = elbo_terms(model, x, eps)
+    assert all(term.shape == (len(x),) for term in terms)
+    monte_carlo = -np.mean(terms.log_px_z + terms.log_pz - terms.log_qz_x)
+    closed_form = -np.mean(terms.log_px_z - terms.kl)
+    assert np.isclose(compute_loss(model, x, eps), monte_carlo, rtol=1e-6)
+    assert np.isclose(compute_loss(model, x, eps, "closed_form"), closed_form, rtol=1e-6)
+
+
+def test_exact_loss_of_a_model_known_by_hand(x):
+    # Encoder and decoder of zeros: q = N(0, I) is the prior, every pixel is a fair coin.
+    model = CVAE(seed=0)
+    model.set_weights([np.zeros_like(w) for w in model.get_weights()])
+    for estimator in ("monte_carlo", "closed_form"):
+        loss = compute_loss(model, x, draw_eps(0, 0, (len(x), 2)), estimator)
+        assert np.isclose(loss, 784 * np.log(2), rtol=1e-6)
+
+
+def test_monte_carlo_elbo_meets_the_closed_form(pretrained, x):
+    model = pretrained[0]
+    difference = []
+    for step in range(400):
+        terms = elbo_terms(model, x, draw_eps(0, step, (len(x), 2)))
+        difference.append(np.mean(terms.log_qz_x - terms.log_pz - terms.kl))
+    # Five standard errors of the mean.
+    assert abs(np.mean(difference)) < 5 * np.std(difference) / np.sqrt(len(difference))
+
+
+def test_loss_draws_noise_when_none_is_given(model, x):
+    assert compute_loss(model, x) != compute_loss(model, x)
+
+
+@pytest.mark.parametrize("estimator", ["monte_carlo", "closed_form"])
+def test_gradients_reach_every_variable(model, x, estimator):
+    with tf.GradientTape() as tape:
+        loss = compute_loss(model, x, draw_eps(0, 0, (len(x), 2)), estimator)
+    for gradient in tape.gradient(loss, model.trainable_variables):
+        assert tf.reduce_all(tf.math.is_finite(gradient)) and tf.reduce_any(gradient != 0)
+
+
+def test_tutorial_call_works_for_two_models(x):
+    for seed in (0, 1):  # a second model and optimizer in one process
+        model, optimizer = CVAE(2, seed=seed), keras.optimizers.Adam(1e-4)
+        before = model.get_weights()
+        loss = train_step(model, x, optimizer)
+        assert loss.shape == () and 500 < loss < 600
+        assert any((a != b).any() for a, b in zip(before, model.get_weights(), strict=True))
+
+
+def test_step_takes_ragged_batches_and_equals_plain_gradient_descent(x):
+    model, rate = CVAE(seed=0), 1e-5
+    step = make_train_step(model, keras.optimizers.SGD(rate))
+    for size in (8, 3, 1):
+        eps = draw_eps(0, size, (size, 2))
+        with tf.GradientTape() as tape:
+            loss = compute_loss(model, x[:size], eps)
+        gradients = tape.gradient(loss, model.trainable_variables)
+        expected = [v - rate * g for v, g in zip(model.get_weights(), gradients, strict=True)]
+        assert np.isclose(step(tf.constant(x[:size]), eps), loss, rtol=1e-5)  # float32
+        for weight, value in zip(model.get_weights(), expected, strict=True):
+            assert np.allclose(weight, value, atol=1e-6)
+
+
+def test_training_lowers_the_loss_on_real_data(x_train, x_test):
+    history = fit(replace(SHORT, epochs=3), x_train, x_test[:500], verbose=False)[1]
+    elbos = [entry["test_elbo"] for entry in history]
+    assert elbos == sorted(elbos) and elbos[-1] > -260  # it starts at -543
+
+
+def test_history_adds_up(x_train, x_test):
+    (entry,) = fit(replace(SHORT, epochs=1), x_train, x_test[:100], verbose=False)[1]
+    assert set(entry) == {"epoch", "train_loss", "seconds", "test_elbo", "test_reconstruction", "test_kl"}
+    assert entry["epoch"] == 1
+    assert np.isclose(entry["test_elbo"], entry["test_reconstruction"] - entry["test_kl"], rtol=1e-12)
+
+
+def test_a_run_is_a_function_of_its_recipe(x_train, x_test):
+    def run(**changes):
+        return fit(replace(SHORT, epochs=1, **changes), x_train, x_test[:100], verbose=False)[0].get_weights()
+
+    first, again, other = run(), run(), run(seed=1)
+    assert all((a == b).all() for a, b in zip(first, again, strict=True))
+    assert any((a != b).any() for a, b in zip(first, other, strict=True))
+
+
+def test_callbacks_see_every_epoch(x_train, x_test):
+    seen = []
+    fit(replace(SHORT, epochs=2), x_train[:100], x_test[:10], verbose=False,
+        callbacks=[lambda epoch, model, history: seen.append((epoch, len(history)))])
+    assert seen == [(0, 0), (1, 1), (2, 2)]
+
+
+def test_output_is_the_tutorials_line(x_train, x_test, capsys):
+    fit(replace(SHORT, epochs=1), x_train[:100], x_test[:10])
+    assert "Epoch: 1, Test set ELBO: -" in capsys.readouterr().out
+
+
+def test_evaluation_does_not_depend_on_the_batch_size(model, x_test):
+    results = [evaluate(model, x_test[:130], batch_size=size)["elbo"] for size in (1000, 64, 7)]
+    assert np.allclose(results, results[0], rtol=1e-6)  # float32 sums in another order
+
+
+def test_card_of_the_pretrained_model_is_true(pretrained, x_test):
+    model, card = pretrained
+    assert recipe_from_card(card) == TUTORIAL
+    # The same noise on another processor may round otherwise; a hundredth of a nat is far above that.
+    assert abs(evaluate(model, x_test, seed=card["recipe"]["seed"])["elbo"] - card["test_elbo"]) < 0.01
+    assert abs(card["test_elbo"] + 156.2) < 1
+    assert set(card) == {"recipe", "test_elbo", "sha256", "versions"}
+
+
+def test_run_survives_a_round_trip(tmp_path, model):
+    recipe = replace(TUTORIAL, filters=(32, 64), seed=7)
+    save_run(tmp_path, "run", model, recipe, [{"test_elbo": -1.5}])
+    loaded, card = load_run(tmp_path, "run")
+    assert recipe_from_card(card) == recipe and card["test_elbo"] == -1.5
+    assert all((a == b).all() for a, b in zip(loaded.get_weights(), model.get_weights(), strict=True))
+
+
+def test_run_with_a_missing_or_changed_file_is_refused(tmp_path, model):
+    save_run(tmp_path, "run", model, TUTORIAL, [])
+    content = (tmp_path / "run.keras").read_bytes()
+    (tmp_path / "run.keras").write_bytes(content[:-1])
+    with pytest.raises(ValueError, match="is not the file that run.json describes"):
+        load_run(tmp_path, "run")
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(FileNotFoundError, match="run.json"):
+        load_run(tmp_path, "run")
+
+
+@pytest.mark.parametrize(("change", "error"), [
+    ({"epochs": -1}, ValueError), ({"epochs": 1.5}, TypeError), ({"batch_size": 0}, ValueError),
+    ({"learning_rate": 0}, ValueError), ({"learning_rate": float("nan")}, ValueError),
+    ({"learning_rate": float("inf")}, ValueError), ({"schedule": "linear"}, ValueError),
+    ({"estimator": "iwae"}, ValueError), ({"optimizer": "adamm"}, ValueError), ({"seed": -1}, ValueError),
+    ({"seed": 2**31}, ValueError), ({"latent_dim": 0}, ValueError), ({"filters": (0, 1)}, ValueError),
+])
+def test_a_recipe_that_makes_no_run_is_refused(change, error):
+    with pytest.raises(error, match=next(iter(change))):
+        replace(TUTORIAL, **change)
+
+
+def test_recipe_is_frozen():
+    with pytest.raises(AttributeError):
+        TUTORIAL.epochs = 3
+    assert Recipe() == TUTORIAL
+
+
+@pytest.mark.parametrize(("change", "error"), [
+    (lambda x: x.astype(np.int32), TypeError), (lambda x: x[..., 0], ValueError),
+    (lambda x: x[:0], ValueError), (lambda x: x * 0.7, ValueError), (lambda x: x * np.nan, ValueError),
+])
+@pytest.mark.parametrize("call", [
+    lambda model, x: compute_loss(model, x), lambda model, x: evaluate(model, x),
+    lambda model, x: train_step(model, x, keras.optimizers.Adam()),
+    lambda model, x: fit(SHORT, x, x, verbose=False),
+])
+def test_bad_images_are_refused_everywhere(model, x, call, change, error):
+    with pytest.raises(error, match="images must|each pixel must"):
+        call(model, change(x))
+
+
+def test_unknown_estimator_is_refused(model, x):
+    with pytest.raises(ValueError, match="monte_carlo.*got 'exact'"):
+        compute_loss(model, x, estimator="exact")
