@@ -38,7 +38,7 @@ def image_grid(
     sheet = sheet.reshape(rows, columns, height, width).swapaxes(1, 2)
     return sheet.reshape(rows * height, columns * width)
 
-# %% ../nbs/06_generation.ipynb #d06d881d
+# %% ../nbs/06_generation.ipynb #8a56eea1
 def plot_images(
     images: np.ndarray,  # (n, height, width, 1), values from 0 to 1
     columns: int | None = None,  # None: as square as possible
@@ -48,8 +48,9 @@ def plot_images(
     "A figure of many images; nothing is written to disk."
     sheet = image_grid(images, columns)
     rows, columns = sheet.shape[0] // images.shape[1], sheet.shape[1] // images.shape[2]
-    fig = Figure(figsize=(max(columns * scale, 1.5), rows * scale + 0.35), layout="constrained")
-    ax = fig.subplots()
+    height = rows * scale + 0.3  # 0.3 inches for the title
+    fig = Figure(figsize=(max(columns * scale, 1.5), height))
+    ax = fig.add_axes((0, 0, 1, rows * scale / height))
     ax.imshow(sheet, cmap="gray", vmin=0, vmax=1)
     ax.axis("off")
     ax.set_title(title, fontsize=9)
