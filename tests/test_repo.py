@@ -92,6 +92,16 @@ def test_code_cells_are_short(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, **by_name)
+def test_imports_stand_in_cells_of_their_own(path):
+    """The site's build runs import cells afresh; code beside them would run without its data."""
+    for cell in cells(path, "code"):
+        body = ast.parse(re.sub(r"^[%!].*$", "", source(cell), flags=re.M)).body
+        imports = [isinstance(node, ast.Import | ast.ImportFrom) for node in body]
+        rest = [ast.unparse(node) for node, is_import in zip(body, imports, strict=True) if not is_import]
+        assert not any(imports) or set(rest) <= {"quiet_tensorflow()"}, source(cell)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, **by_name)
 def test_at_most_three_visible_code_cells_between_texts(path):
     run = 0
     for cell in cells(path)[4:]:  # set-up and imports come first

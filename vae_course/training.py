@@ -53,7 +53,7 @@ def elbo_terms(
         kl=kl_standard_normal(mean, logvar),
     )
 
-# %% ../nbs/05_training.ipynb #cb1343b4
+# %% ../nbs/05_training.ipynb #1018cd9b
 ESTIMATORS = ("monte_carlo", "closed_form")
 
 
@@ -63,7 +63,7 @@ def compute_loss(
     eps: tf.Tensor | None = None,  # (batch, latent_dim) from N(0, I); None draws fresh noise
     estimator: str = "monte_carlo",  # of the KL term: "monte_carlo" or "closed_form"
 ) -> tf.Tensor:  # scalar float32, nats per image: the negative ELBO
-    """The tutorial's loss: minus the mean single-sample ELBO of a batch.
+    """Minus the mean ELBO of a batch; the default estimator is the tutorial's.
 
     Raises what `check_images` raises, and ValueError on another estimator.
     """
@@ -110,7 +110,7 @@ def make_train_step(
     optimizer.build(model.trainable_variables)
     return trace(lambda x, eps: apply_step(model, x, optimizer, eps, estimator), model)
 
-# %% ../nbs/05_training.ipynb #f7a62cbe
+# %% ../nbs/05_training.ipynb #8cd2c21c
 SCHEDULES = ("constant", "cosine")
 
 
@@ -122,7 +122,7 @@ class Recipe:
     batch_size: Annotated[int, "images per step"] = 32
     optimizer: Annotated[str, "any Keras optimizer by name"] = "adam"
     learning_rate: Annotated[float, "rate of the first step"] = 1e-4
-    schedule: Annotated[str, "constant, or cosine: down to 0 at the last step"] = "constant"
+    schedule: Annotated[str, "constant, or cosine: falls to almost 0 at the end"] = "constant"
     estimator: Annotated[str, "of the KL term: monte_carlo or closed_form"] = "monte_carlo"
     seed: Annotated[int, "of the initial weights, the order of the images and the noise"] = 0
     latent_dim: Annotated[int, "length of the code z"] = 2
@@ -131,12 +131,14 @@ class Recipe:
     def __post_init__(self):
         check_recipe(self)
 
-# %% ../nbs/05_training.ipynb #f780015d
+# %% ../nbs/05_training.ipynb #c9fdd89c
 def check_recipe(recipe: Recipe):
     "Raise TypeError or ValueError unless every field of the recipe makes sense."
     check_size(recipe.latent_dim, recipe.filters)
     for name, least in (("epochs", 0), ("batch_size", 1), ("seed", 0)):
         check_integer(name, getattr(recipe, name), least)
+    if recipe.seed >= 2**31:
+        raise ValueError(f"seed must be below 2³¹, got {recipe.seed}.")
     if not 0 < recipe.learning_rate < np.inf:
         raise ValueError(f"learning_rate must be positive, got {recipe.learning_rate}.")
     for name, allowed in (("schedule", SCHEDULES), ("estimator", ESTIMATORS)):
@@ -162,7 +164,7 @@ def make_optimizer(
     config = {"learning_rate": rate}
     return keras.optimizers.get({"class_name": recipe.optimizer, "config": config})
 
-# %% ../nbs/05_training.ipynb #8ace9569
+# %% ../nbs/05_training.ipynb #19af1010
 TEST_STEP = -1  # the noise of evaluation; training steps count from 0
 
 
@@ -171,7 +173,7 @@ def evaluate(
     x: np.ndarray,  # (n, 28, 28, 1) float32, each pixel 0 or 1
     seed: int = 0,  # of the noise
     batch_size: int = 500,  # images at once; changes memory and speed, not the result
-) -> dict:  # of floats, nats per image: elbo, reconstruction, kl; elbo = reconstruction - kl
+) -> dict:  # elbo, reconstruction and single-sample kl, nats per image; elbo = reconstruction - kl
     """Mean single-sample ELBO of the images, and its two parts.
 
     Raises what `check_images` raises.
@@ -188,7 +190,7 @@ def evaluate(
     reconstruction, kl = (float(np.concatenate(t).mean(dtype=np.float64)) for t in (log_px_z, kls))
     return {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
 
-# %% ../nbs/05_training.ipynb #5ae3b148
+# %% ../nbs/05_training.ipynb #79d83ae9
 def fit(
     recipe: Recipe,
     x_train: np.ndarray,  # (n, 28, 28, 1) float32, each pixel 0 or 1
@@ -199,7 +201,7 @@ def fit(
     "Train as the recipe says, a function of recipe and data; raises what `check_images` raises."
     x_train, x_test = check_images(x_train), check_images(x_test)
     model = CVAE(recipe.latent_dim, recipe.filters, seed=recipe.seed)
-    steps_per_epoch = -(-len(x_train) // recipe.batch_size)
+    steps_per_epoch = -(-len(x_train) // recipe.batch_size)  # rounded up
     optimizer = make_optimizer(recipe, recipe.epochs * steps_per_epoch)
     step = make_train_step(model, optimizer, recipe.estimator)
     history = []
