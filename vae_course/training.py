@@ -230,7 +230,7 @@ def run_epoch(recipe, epoch, model, step, x_train, x_test, verbose) -> dict:
               f"time elapse for current epoch: {seconds:.1f} s")
     return entry
 
-# %% ../nbs/05_training.ipynb #340aa76d
+# %% ../nbs/05_training.ipynb #b43dd592
 def plot_history(
     history: list,  # from `fit`, not empty
     title: str = "Training",
@@ -244,6 +244,6 @@ def plot_history(
     left.plot(series["epoch"], series["test_reconstruction"], "^-", label="test reconstruction")
     right.plot(series["epoch"], series["test_kl"], "o-", color="C3", label="test KL")
     for ax in (left, right):
-        ax.set(xlabel="epoch", ylabel="nats per image", title=title)
+        ax.set(xlabel="epoch", ylabel="nats per image", title=title, xticks=series["epoch"])
         ax.legend(fontsize=8)
     return fig
