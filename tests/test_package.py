@@ -1,8 +1,11 @@
 """The wheel: it holds the data and works from an empty folder."""
 
+import ast
+import re
 import subprocess
 import sys
 import zipfile
+from configparser import ConfigParser
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -20,6 +23,21 @@ elbo = evaluate(model, preprocess_images(load_mnist()[1][0]))["elbo"]
 assert abs(elbo - card["test_elbo"]) < 0.01, elbo
 print("works")
 """
+
+
+def test_modules_import_only_what_pip_installs_with_them():
+    """The tests' own environment holds more than a learner's, so a run would not show it."""
+    config = ConfigParser(delimiters=["="])
+    config.read(ROOT / "settings.ini")
+    declared = {re.match(r"[\w-]+", name).group().replace("-", "_")
+                for name in config["DEFAULT"]["requirements"].split()}
+    declared |= {"PIL"} if "pillow" in declared else set()
+    for path in (ROOT / "vae_course").glob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            names = ([alias.name for alias in node.names] if isinstance(node, ast.Import)
+                     else [node.module] if isinstance(node, ast.ImportFrom) else [])
+            for name in {name.split(".")[0] for name in names}:
+                assert name in sys.stdlib_module_names or name in declared | {"vae_course"}, (path.name, name)
 
 
 def test_wheel_works_from_an_empty_folder(tmp_path):

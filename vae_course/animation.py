@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['figure_to_frame', 'FrameRecorder', 'check_frames', 'write_gif', 'show_gif']
 
-# %% ../nbs/07_animation.ipynb #23dbb2b7
+# %% ../nbs/07_animation.ipynb #0650f141
 import base64
 from collections.abc import Sequence
 from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
-from IPython.display import Markdown
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -87,12 +86,14 @@ def write_gif(
         iio.imwrite(temporary, np.stack(frames), plugin="pillow", is_batch=True,
                     duration=durations, loop=0)
 
-# %% ../nbs/07_animation.ipynb #40d7effd
+# %% ../nbs/07_animation.ipynb #16166012
 def show_gif(
     gif: bytes | str | Path,  # the file's bytes or its path
     alt: str = "Reconstructions of test images, one frame per epoch",
-) -> Markdown:
+):  # an IPython.display.Markdown object
     "A GIF for a notebook's output; it shows in JupyterLab, in Colab and on a Quarto page."
+    from IPython.display import Markdown  # only notebooks need it, and they have it
+
     content = gif if isinstance(gif, bytes) else Path(gif).read_bytes()
     if content[:4] != b"GIF8":
         raise ValueError(f"this is no GIF: it starts with {content[:4]!r}, expected b'GIF8'.")
