@@ -136,7 +136,9 @@ def test_modules_import_only_earlier_chapters():
              for path in CHAPTERS for cell in cells(path, "code") if "default_exp" in source(cell)]
     assert {path.stem for path in MODULES} == set(order)
     for path in MODULES:
-        imported = re.findall(r"^\s*from vae_course\.(\w+) import", path.read_text(encoding="utf-8"), flags=re.M)
+        # nbdev writes imports of the library's own modules in relative form.
+        imported = re.findall(r"^\s*from \.(\w+) import", path.read_text(encoding="utf-8"), flags=re.M)
+        assert imported or order.index(path.stem) == 0 or path.stem in ("reparameterization",)
         assert all(order.index(name) < order.index(path.stem) for name in imported), path.name
 
 
