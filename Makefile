@@ -61,6 +61,7 @@ pretrained: .venv/library
 	$(BIN)/vae-course train --recipe tutorial --out runs/pretrained
 	cp runs/pretrained/cvae.keras vae_course/pretrained/tutorial.keras
 	cp runs/pretrained/cvae.json vae_course/pretrained/tutorial.json
+	mkdir -p nbs/images
 	cp runs/pretrained/cvae.gif runs/pretrained/manifold.png nbs/images/
 
 clean:
