@@ -41,8 +41,9 @@ def test_modules_import_only_what_pip_installs_with_them():
 
 
 def test_wheel_works_from_an_empty_folder(tmp_path):
-    # Without isolation the build needs no network; the dev extra holds what it uses.
-    subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path / "dist",
+    # A source archive first, then the wheel from it. Without isolation the build needs no network;
+    # the dev extra holds what it uses.
+    subprocess.run([sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path / "dist",
                     ROOT], check=True, capture_output=True)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
