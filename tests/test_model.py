@@ -130,6 +130,7 @@ def test_failed_save_keeps_the_old_file(tmp_path, model, monkeypatch):
     ({"latent_dim": True}, TypeError, "latent_dim"),
     ({"filters": (32, 0)}, ValueError, "filters must be at least 1"),
     ({"filters": (32, 64, 128)}, ValueError, "two numbers"),
+    ({"filters": 32}, ValueError, "two numbers"),
 ])
 @pytest.mark.parametrize("make", [CVAE, make_encoder, make_decoder])
 def test_sizes_that_make_no_network_are_refused(make, arguments, error, message):

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from vae_course.data import preprocess_images
+from vae_course.manifold import encode_images
 from vae_course.model import CVAE
 from vae_course.reparameterization import draw_eps
 from vae_course.runs import load_run, recipe_from_card, save_run
@@ -195,6 +196,13 @@ def test_recipe_is_frozen():
 def test_bad_images_are_refused_everywhere(model, x, call, change, error):
     with pytest.raises(error, match="images must|each pixel must"):
         call(model, change(x))
+
+
+@pytest.mark.parametrize(("batch_size", "error"), [(0, ValueError), (-5, ValueError), (2.5, TypeError)])
+@pytest.mark.parametrize("call", [evaluate, encode_images])
+def test_bad_batch_size_is_refused(model, x, call, batch_size, error):
+    with pytest.raises(error, match="batch_size must be"):
+        call(model, x, batch_size=batch_size)
 
 
 def test_unknown_estimator_is_refused(model, x):

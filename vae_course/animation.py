@@ -50,7 +50,7 @@ class FrameRecorder:
 # %% ../nbs/07_animation.ipynb #a2a97697
 def check_frames(
     frames: Sequence[np.ndarray],
-    duration: float,
+    durations: Sequence[float],  # in milliseconds
 ):
     "Raise TypeError or ValueError unless these can become a GIF."
     if len(frames) == 0:
@@ -61,8 +61,9 @@ def check_frames(
         if frame.ndim not in (2, 3) or frame.shape != frames[0].shape:
             raise ValueError(f"all frames must have the shape of the first, {frames[0].shape}; "
                              f"frame {i} has {frame.shape}.")
-    if not 10 <= duration < 655_360:
-        raise ValueError(f"a duration is in milliseconds, from 10 to 655,350, got {duration}.")
+    for duration in durations:
+        if not 10 <= duration < 655_360:
+            raise ValueError(f"a duration is in milliseconds, from 10 to 655,350, got {duration}.")
 
 # %% ../nbs/07_animation.ipynb #9de1da31
 def write_gif(
@@ -75,8 +76,7 @@ def write_gif(
 
     Raises TypeError or ValueError if the frames do not fit together or a duration is out of range.
     """
-    check_frames(frames, duration)
-    check_frames(frames, last_duration)
+    check_frames(frames, (duration, last_duration))
     if Path(path).suffix != ".gif":
         raise ValueError(f"the path must end in .gif, got {path}.")
     durations = [duration] * (len(frames) - 1) + [last_duration]

@@ -77,6 +77,7 @@ def encode_images(
     batch_size: int = 500,
 ) -> tuple[np.ndarray, np.ndarray]:  # mean and logvar of q(z|x), each (n, latent_dim)
     "Encode many images in batches."
+    check_integer("batch_size", batch_size)
     x = check_images(x)
     parts = [model.encode(x[start:start + batch_size]) for start in range(0, len(x), batch_size)]
     mean, logvar = (np.concatenate(tensors) for tensors in zip(*parts, strict=True))

@@ -33,7 +33,7 @@ def check_size(
 ):
     "Raise TypeError or ValueError unless these numbers describe a network."
     check_integer("latent_dim", latent_dim)
-    if len(filters) != 2:
+    if not isinstance(filters, tuple | list) or len(filters) != 2:
         raise ValueError(f"filters must be two numbers such as (32, 64), got {filters!r}.")
     for number in filters:
         check_integer("filters", number)
@@ -103,7 +103,7 @@ class VAE(keras.Model):
     def call(self, x, eps=None):
         "Logits of the reconstruction, from the mean of q(z|x) or from a sample with `eps`."
         mean, logvar = self.encode(x)
-        return self.decode(mean if eps is None else reparameterize(mean, logvar, eps))
+        return self.decode(mean if eps is None else self.reparameterize(mean, logvar, eps))
 
 # %% ../nbs/04_model.ipynb #559b495f
 @keras.saving.register_keras_serializable(package="vae_course")

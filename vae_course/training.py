@@ -161,8 +161,7 @@ def make_optimizer(
     rate = recipe.learning_rate
     if recipe.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, max(steps, 1))
-    config = {"learning_rate": rate}
-    return keras.optimizers.get({"class_name": recipe.optimizer, "config": config})
+    return keras.optimizers.get({"class_name": recipe.optimizer, "config": {"learning_rate": rate}})
 
 # %% ../nbs/05_training.ipynb #19af1010
 TEST_STEP = -1  # the noise of evaluation; training steps count from 0
@@ -176,8 +175,9 @@ def evaluate(
 ) -> dict:  # elbo, reconstruction and single-sample kl, nats per image; elbo = reconstruction - kl
     """Mean single-sample ELBO of the images, and its two parts.
 
-    Raises what `check_images` raises.
+    Raises what `check_images` raises, TypeError or ValueError on a bad `batch_size`.
     """
+    check_integer("batch_size", batch_size)
     x = check_images(x)
     eps = draw_eps(seed, TEST_STEP, (len(x), model.latent_dim))
     traced_terms = trace(lambda x, eps: elbo_terms(model, x, eps), model)
