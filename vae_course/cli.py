@@ -23,9 +23,10 @@ from .animation import FrameRecorder, write_gif
 from .data import load_mnist, preprocess_images
 from .generation import plot_images, plot_reconstructions, save_figure
 from .manifold import plot_latent_images
+from .recipes import RECIPES, Recipe
 from .reparameterization import draw_eps
 from .runs import save_run
-from .training import RECIPES, Recipe, fit, plot_history
+from .training import fit, plot_history
 
 # %% ../nbs/90_cli.ipynb #68b6fe99
 def recipe_options(

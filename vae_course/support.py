@@ -52,6 +52,8 @@ def atomic_path(
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())  # on the disk, in case the power fails now
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
