@@ -85,7 +85,7 @@ def get_state(
     objects: Mapping,  # name: a Keras model or a built optimizer
 ) -> dict:  # "name/number": array
     "The variables of several objects as arrays."
-    return {f"{name}/{i}": np.asarray(variable) for name, owner in objects.items()
+    return {f"{name}/{i}": variable.numpy() for name, owner in objects.items()
             for i, variable in enumerate(owner.variables)}
 
 # %% ../nbs/04c_checkpoints.ipynb #1e28a4b4
@@ -156,7 +156,7 @@ class Run:
 
     def save(self, keeper, at_once=True):
         state = get_state({"model": self.model, "optimizer": self.optimizer})
-        step = int(self.optimizer.iterations)
+        step = int(self.optimizer.iterations.numpy())
         keeper.save(step, state | {"losses": self.losses}, {"history": self.history}, at_once)
 
     def load(self, keeper):
@@ -173,14 +173,18 @@ def start_run(
     recipe: Recipe,
     x_train: np.ndarray | tf.data.Dataset,  # images; their mean pixel may set the output bias
 ) -> Run:
-    "Model and optimizer as the recipe wants them before the first step."
+    "Model and optimizer before the first step; ValueError if a device would get no image."
+    n, size = count_images(x_train), recipe.batch_size
+    devices, last = tf.distribute.get_strategy().num_replicas_in_sync, n % size or size
+    if (devices - 1) * -(-last // devices) >= last:
+        raise ValueError(f"the last batch has {last} of the {n} images, too few for {devices} "
+                         f"devices; choose another batch_size than {size}.")
     model = CVAE(recipe.latent_dim, recipe.filters, seed=recipe.seed)
     if recipe.output_bias == "log_odds":
         images = first_images(x_train, 1000)
         ink = np.clip(np.mean(images), 1 / images.size, 1 - 1 / images.size)
         model.decoder.layers[-1].bias.assign([np.log(ink / (1 - ink))])
-    steps_per_epoch = -(-count_images(x_train) // recipe.batch_size)  # rounded up
-    optimizer = make_optimizer(recipe, recipe.epochs * steps_per_epoch)
+    optimizer = make_optimizer(recipe, recipe.epochs * -(-n // size))  # steps, rounded up
     optimizer.build(model.trainable_variables)
     return Run(model, optimizer)
 
@@ -189,7 +193,7 @@ def check_finite(run: Run, losses: np.ndarray, epoch: int, keeper: Keeper):
     "Raise FloatingPointError if one of the last losses, or a weight, is NaN or infinite."
     bad = np.flatnonzero(~np.isfinite(losses))
     if len(bad) or not all(np.isfinite(w).all() for w in run.model.get_weights()):
-        step = int(run.optimizer.iterations) - len(losses) + (bad[0] if len(bad) else len(losses))
+        step = int(run.optimizer.iterations.numpy()) - len(losses) + (bad[0] if len(bad) else len(losses))
         what = f"the loss became {losses[bad[0]]}" if len(bad) else "a weight is no longer finite"
         raise FloatingPointError(
             f"{what} in epoch {epoch}, step {step} of the run. The last good checkpoint: "
