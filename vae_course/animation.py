@@ -43,7 +43,7 @@ class FrameRecorder:
 
     def __call__(self, epoch, model, history):
         fig = plot_epoch(model, epoch, self.test_sample)
-        self.frames.append(figure_to_frame(fig))
+        self.frames[epoch:] = [figure_to_frame(fig)]  # a resumed run repeats an epoch
         if self.folder is not None:
             save_figure(fig, image_path(epoch, self.folder))
 

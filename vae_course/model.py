@@ -200,8 +200,8 @@ class TrainableVAE(VAE):
         return {mean.name: mean.result() for mean in self.means}
 
     def get_compile_config(self):
-        optimizer = keras.optimizers.serialize(self.optimizer)
-        return {"optimizer": optimizer, "estimator": self.estimator, "seed": self.noise_seed}
+        return {"optimizer": keras.optimizers.serialize(self.optimizer), "seed": self.noise_seed,
+                "estimator": self.estimator} if self.compiled else None
 
     def compile_from_config(self, config):
         self.compile(**config)
