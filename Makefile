@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help train lab test test-all notebooks notebooks-all pretrained lint clean
+.PHONY: help train lab test test-all notebooks notebooks-all pretrained bench bench-quick lint clean
 
 help:
 	@echo "make train          set up, then train on MNIST and write pictures (about two minutes on two cores)"
@@ -13,6 +13,8 @@ help:
 	@echo "make notebooks      run the notebooks and save their outputs; slow cells keep theirs"
 	@echo "make notebooks-all  the same with the slow cells"
 	@echo "make pretrained     train the weights and pictures that come with the course"
+	@echo "make bench          set up PyTorch and JAX too, run all benchmarks, write the README's table"
+	@echo "make bench-quick    the benchmarks on little data, without PyTorch and JAX, in under a minute"
 	@echo "make clean          remove .venv"
 
 .venv/library: settings.ini setup.py pyproject.toml
@@ -28,6 +30,10 @@ help:
 
 .venv/dev: .venv/library
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+.venv/bench: .venv/library
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
 	touch $@
 
 train: .venv/library
@@ -63,6 +69,16 @@ pretrained: .venv/library
 	cp runs/pretrained/cvae.json vae_course/pretrained/tutorial.json
 	mkdir -p nbs/images
 	cp runs/pretrained/cvae.gif runs/pretrained/manifold.png nbs/images/
+
+bench: .venv/bench
+	for name in time_to_elbo throughput evaluation manifold memory scaling; do \
+		$(BIN)/python benchmarks/$$name.py || exit 1; done
+	$(BIN)/python benchmarks/time_to_elbo.py --best
+	$(BIN)/python benchmarks/table.py
+
+bench-quick: .venv/library
+	for name in time_to_elbo throughput evaluation manifold memory scaling; do \
+		$(BIN)/python benchmarks/$$name.py --quick || exit 1; done
 
 clean:
 	rm -rf .venv

@@ -25,6 +25,7 @@ setup(
     install_requires=facts["requirements"].split(),
     extras_require={
         "lab": facts["lab_requirements"].split(),
+        "bench": facts["bench_requirements"].split(),
         "dev": (facts["dev_requirements"] + " " + facts["lab_requirements"]).split(),
     },
     entry_points={

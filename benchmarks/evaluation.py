@@ -30,7 +30,7 @@ def main():
     first_call()  # so that there is something to call again
     tasks = {"tutorial": tutorial, "ours_first": first_call,
              "ours_later": lambda: kept["evaluate"](x)}
-    seconds = measure(tasks, 2 if chosen.quick else 7)
+    seconds = measure(tasks, 1 if chosen.quick else 7)
     figures = {f"{name}_call": summary(values, "s") for name, values in seconds.items()}
     ratios = {f"tutorial_over_{name}": median_ratio(seconds["tutorial"], seconds[name])
               for name in ("ours_first", "ours_later")}

@@ -14,8 +14,8 @@ FULL = {"import": {}, "evaluate": {"images": 10000},
         "train_batch_128": {"images": 60000, "batch": 128},
         "stream_5000": {"images": 5000, "batch": 128},
         "stream_50000": {"images": 50000, "batch": 128}}
-QUICK = {"import": {}, "evaluate": {"images": 500},
-         "stream_500": {"images": 500, "batch": 128}}
+QUICK = {"import": {}, "evaluate": {"images": 100},
+         "stream_100": {"images": 100, "batch": 128}}
 
 
 def peak_mib() -> float:

@@ -19,7 +19,7 @@ from vae_course.training import PORTION, make_run_steps, noisy_batches
 FULL = {"rounds": 5, "images": (1920, 3840, 7680, 15360, 30720, 60000),
         "batch_size": (8, 16, 32, 64, 128, 256), "batch_images": 7680,
         "filters": ((16, 32), (32, 64), (64, 128)), "filters_images": 3840}
-QUICK = {"rounds": 2, "images": (320, 640), "batch_size": (32,), "batch_images": 320,
+QUICK = {"rounds": 1, "images": (320, 640), "batch_size": (32,), "batch_images": 320,
          "filters": ((16, 32),), "filters_images": 320}
 
 

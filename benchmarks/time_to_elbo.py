@@ -53,7 +53,7 @@ def run_side_by_side(x_train, x_test, epochs) -> tuple[dict, list]:
 
 def compare(quick: bool) -> dict:
     "The figures of the main claim."
-    x_train, x_test = mnist(1500, 500) if quick else mnist()
+    x_train, x_test = mnist(640, 200) if quick else mnist()
     published, runs = run_side_by_side(x_train, x_test, 2 if quick else 10)
     for run in runs:
         run["ratio_of_times"] = rounded(published["seconds"] / run["seconds"])
@@ -69,7 +69,7 @@ def compare(quick: bool) -> dict:
 
 def best(quick: bool) -> dict:
     "ELBO and seconds of the recipe BEST."
-    x_train, x_test = mnist(1500, 500) if quick else mnist()
+    x_train, x_test = mnist(640, 200) if quick else mnist()
     recipe = replace(BEST, epochs=1) if quick else BEST
     runs = [run_ours(replace(recipe, seed=seed), x_train, x_test) for seed in SEEDS]
     return {

@@ -264,7 +264,7 @@ class Limit:
             own += self.speed.matmul_seconds(m, k, n)
             own += self.speed.matmul_seconds(m, n, k) if i else 0  # images need no gradient
             own += self.speed.matmul_seconds(k, m, n)
-        seconds = self.speed.matmul_seconds(side, side, side)
+        seconds = self.speed.matmul_seconds(side, side, side, times=2)
         return {"square_gflop_per_s": 2 * side**3 / seconds / 1e9,
                 "flops_per_image": int(self.flops), "own_shapes_seconds_per_step": own}
 

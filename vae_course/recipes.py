@@ -36,7 +36,7 @@ class Recipe:
     schedule: Annotated[str, "constant, or cosine: falls to almost 0 at the end"] = "constant"
     warmup: Annotated[int, "steps in which a cosine schedule rises from 0 first"] = 0
     estimator: Annotated[str, "of the KL term: monte_carlo or closed_form"] = "monte_carlo"
-    output_bias: Annotated[str, "at the start: zero, or log_odds of the mean pixel"] = "zero"
+    output_bias: Annotated[str, "at the start: zero, or log_odds of the ink in the first 1,000 images"] = "zero"
     seed: Annotated[int, "of the initial weights, the order of the images and the noise"] = 0
     latent_dim: Annotated[int, "length of the code z"] = 2
     filters: Annotated[tuple, "of the two convolutions in each network"] = (32, 64)
@@ -85,21 +85,24 @@ def make_optimizer(
     recipe: Recipe,
     steps: int,  # of the whole run
 ) -> keras.optimizers.Optimizer:
-    "The optimizer that a recipe names, with its schedule."
-    rate = recipe.learning_rate
+    "The optimizer of a recipe, with its schedule; ValueError if the warm-up outlasts the run."
+    rate, warmup = recipe.learning_rate, recipe.warmup
+    if warmup and warmup >= steps > 0:
+        raise ValueError(f"warmup must be shorter than the run of {steps} steps, got {warmup}.")
     if recipe.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(
-            0.0 if recipe.warmup else rate, max(steps - recipe.warmup, 1),
-            warmup_target=rate if recipe.warmup else None, warmup_steps=recipe.warmup)
+            0.0 if warmup else rate, max(steps - warmup, 1),
+            warmup_target=rate if warmup else None, warmup_steps=warmup)
+    optimizer = optimizer_class(recipe.optimizer)
     betas = {name: getattr(recipe, name) for name in ("beta_1", "beta_2")
-             if getattr(recipe, name) != getattr(Recipe, name)}
-    return optimizer_class(recipe.optimizer)(rate, **betas)
+             if name in inspect.signature(optimizer).parameters}
+    return optimizer(rate, **betas)
 
 # %% ../nbs/04b_recipes.ipynb #f982a54d
 TUTORIAL = Recipe()
 SHORT = replace(TUTORIAL, epochs=3, batch_size=64, learning_rate=2e-3, schedule="cosine",
                 estimator="closed_form")
-FAST = replace(SHORT, epochs=1, batch_size=64, learning_rate=1.2e-2, beta_1=0.8, beta_2=0.95,
+FAST = replace(SHORT, epochs=1, learning_rate=1.2e-2, beta_1=0.8, beta_2=0.95,
                warmup=100, output_bias="log_odds")
 BEST = replace(FAST, epochs=10, learning_rate=8e-3, beta_1=0.9, beta_2=0.99)
 RECIPES = {"tutorial": TUTORIAL, "short": SHORT, "fast": FAST, "best": BEST}

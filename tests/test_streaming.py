@@ -1,0 +1,149 @@
+"""Images that come one after another and are never all in memory."""
+
+import shutil
+from dataclasses import replace
+
+import children
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from vae_course.checkpoints import list_checkpoints
+from vae_course.data import count_images, preprocess_images
+from vae_course.training import Recipe, fit, noisy_batches
+
+RECIPE = Recipe(epochs=2, batch_size=8, learning_rate=1e-3, filters=(4, 4))
+N = 602  # 76 steps an epoch, 50 and 26; the last batch has two images
+IMAGE = tf.TensorSpec((28, 28, 1), tf.float32)
+
+
+@pytest.fixture(scope="module")
+def images(mnist):
+    return preprocess_images(mnist[0][0][:N])
+
+
+@pytest.fixture(scope="module")
+def few(x_test):
+    return x_test[:50]
+
+
+def from_generator(images):
+    dataset = tf.data.Dataset.from_generator(lambda: iter(images), output_signature=IMAGE)
+    return dataset.apply(tf.data.experimental.assert_cardinality(len(images)))
+
+
+def from_shards(images, folder):
+    """Four TFRecord files, read in turns."""
+    for i in range(4):
+        with tf.io.TFRecordWriter(str(folder / f"{i}.tfrecord")) as file:
+            for image in images[i::4]:
+                file.write(np.packbits(image.astype(bool)).tobytes())
+
+    def decode(record):
+        bits = tf.reshape(tf.io.decode_raw(record, tf.uint8), (98, 1))
+        pixels = tf.bitwise.bitwise_and(tf.bitwise.right_shift(bits, tf.range(7, -1, -1, tf.uint8)), 1)
+        return tf.reshape(tf.cast(pixels, tf.float32), (28, 28, 1))
+
+    files = tf.data.Dataset.list_files(str(folder / "*.tfrecord"), shuffle=False)
+    records = files.interleave(tf.data.TFRecordDataset, cycle_length=4)
+    return records.map(decode).apply(tf.data.experimental.assert_cardinality(len(images)))
+
+
+@pytest.fixture(scope="module", params=["generator", "shards"])
+def stream(request, images, tmp_path_factory):
+    if request.param == "generator":
+        return from_generator(images)
+    return from_shards(images, tmp_path_factory.mktemp("shards"))
+
+
+def run(x_train, few, folder=None):
+    model, history = fit(RECIPE, x_train, few, verbose=False, checkpoint_dir=folder, checkpoint_seconds=0)
+    return model.get_weights(), history
+
+
+def test_a_stream_has_its_own_order_and_the_noise_of_its_steps(stream, images):
+    batches = list(noisy_batches(RECIPE, stream, epoch=2))
+    assert np.array_equal(np.concatenate([x for x, _ in batches]), images)
+    assert [len(eps) for _, eps in batches] == 75 * [8] + [2]
+    shuffled = list(noisy_batches(RECIPE, images, epoch=2))
+    assert all(np.array_equal(a, b) for (_, a), (_, b) in zip(batches, shuffled, strict=True))
+
+
+@pytest.mark.parametrize("done", [1, 50, 75])
+def test_a_resumed_epoch_skips_what_was_seen(stream, done):
+    rest, whole = (list(noisy_batches(RECIPE, stream, 1, skipped)) for skipped in (done, 0))
+    for one, two in zip(rest, whole[done:], strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+def test_a_stream_trains_and_goes_on_like_one_that_was_not_stopped(stream, few, tmp_path):
+    result = run(stream, few, tmp_path)
+    shutil.rmtree(tmp_path / "again", ignore_errors=True)
+    for path in list_checkpoints(tmp_path)[2:]:  # back to step 126, in the middle of epoch 2
+        path.unlink()
+    assert [path.name[-7:-4] for path in list_checkpoints(tmp_path)] == ["076", "126"]
+    assert children.same(result, run(stream, few, tmp_path))
+    assert children.same(result, run(stream, few))
+
+
+def test_a_stream_equals_the_array_it_comes_from_in_the_streams_order(images, few, monkeypatch):
+    from vae_course import data
+
+    streamed = run(from_generator(images), few)
+    monkeypatch.setattr(data, "epoch_order", lambda n, seed, epoch: np.arange(n))
+    assert children.same(streamed, run(images, few))
+
+
+def test_a_stream_of_unknown_length_is_refused(images, few):
+    dataset = tf.data.Dataset.from_generator(lambda: iter(images), output_signature=IMAGE)
+    for unknown in (dataset, dataset.repeat()):
+        with pytest.raises(ValueError, match="must know its number.*assert_cardinality"):
+            fit(RECIPE, unknown, few, verbose=False)
+
+
+def test_a_stream_that_ends_early_is_an_error(images, few):
+    short = tf.data.Dataset.from_generator(lambda: iter(images[:100]), output_signature=IMAGE)
+    with pytest.raises(tf.errors.OpError, match="cardinality|end of sequence|End of sequence"):
+        fit(RECIPE, short.apply(tf.data.experimental.assert_cardinality(N)), few, verbose=False)
+
+
+@pytest.mark.parametrize("change", [lambda x: x * 0.5, lambda x: x.reshape(N, 784)])
+def test_grey_pixels_and_other_shapes_are_refused(images, few, change):
+    with pytest.raises(ValueError, match="each pixel must be 0 or 1|images must have shape"):
+        fit(RECIPE, tf.data.Dataset.from_tensor_slices(change(images)), few, verbose=False)
+
+
+def test_a_checkpoint_of_another_stream_is_refused(images, few, tmp_path):
+    none = replace(RECIPE, epochs=0)
+    fit(none, from_generator(images), few, verbose=False, checkpoint_dir=tmp_path)
+    for other in (from_generator(images[:-1]), images):
+        with pytest.raises(ValueError, match="its training images is"):
+            fit(none, other, few, verbose=False, checkpoint_dir=tmp_path)
+
+
+def child_memory(connection, n):
+    """Runs in a child: peak memory in bytes that a pass over n generated images adds to a warm-up."""
+    import resource
+
+    def generate(n):
+        pattern = np.arange(784).reshape(28, 28, 1)
+        return lambda: (np.float32((pattern + i) % 3 == 0) for i in range(n))
+
+    def pass_over(n):
+        dataset = tf.data.Dataset.from_generator(generate(n), output_signature=IMAGE)
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(n))
+        recipe = Recipe(epochs=1, batch_size=64, filters=(2, 2))
+        fit(recipe, dataset, np.float32(generate(2)().__next__()[None]), verbose=False)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    before = pass_over(640)
+    connection.send(pass_over(n) - before)
+
+
+def test_memory_does_not_grow_with_the_data():
+    small, large = (children.start(child_memory, n) for n in (2_000, 20_000))
+    small, large = children.finish(small), children.finish(large)
+    print(f"2,000 images: {small / 2**20:.1f} MiB more, 20,000 images: {large / 2**20:.1f} MiB more")
+    # 18,000 images of 784 float32 are 54 MiB. A second graph, buffers and noise of the allocator are
+    # in both; what depends on the data must be below a quarter of it.
+    assert large - small < 18_000 * 784 * 4 / 4
