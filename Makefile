@@ -70,15 +70,16 @@ pretrained: .venv/library
 	mkdir -p nbs/images
 	cp runs/pretrained/cvae.gif runs/pretrained/manifold.png nbs/images/
 
+BENCHMARKS := time_to_elbo throughput evaluation manifold memory scaling
+
 bench: .venv/bench
-	for name in time_to_elbo throughput evaluation manifold memory scaling; do \
-		$(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done
 	$(BIN)/python benchmarks/time_to_elbo.py --best
 	$(BIN)/python benchmarks/table.py
 
 bench-quick: .venv/library
-	for name in time_to_elbo throughput evaluation manifold memory scaling; do \
-		$(BIN)/python benchmarks/$$name.py --quick || exit 1; done
+	printf '%s\n' $(BENCHMARKS) | xargs -P 2 -I{} $(BIN)/python benchmarks/{}.py --quick
+	$(BIN)/python benchmarks/table.py --quick
 
 clean:
 	rm -rf .venv

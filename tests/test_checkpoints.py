@@ -87,7 +87,7 @@ def assert_refused(path):
     with pytest.raises(ValueError) as caught:
         read_checkpoint(path)
     assert str(path) in str(caught.value)
-    assert "delete it to go on from step-000000001.npz" in str(caught.value)
+    assert "to go on from step-000000001.npz" in str(caught.value)
 
 
 def test_a_truncated_file_is_refused(two, rng):

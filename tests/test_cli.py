@@ -11,12 +11,13 @@ import pytest
 from click.testing import CliRunner
 
 from vae_course.cli import main
+from vae_course.recipes import Recipe
 from vae_course.runs import load_run
-from vae_course.training import Recipe, evaluate
+from vae_course.training import evaluate
 
 COMMAND = [sys.executable, "-c", "from vae_course.cli import main; main()", "train"]
 FILES = {"cvae.keras", "cvae.json", "history.json", "history.png", "samples.png", "reconstructions.png",
-         "cvae.gif", "manifold.png"}
+         "cvae.gif", "manifold.png", "frames.npz", "settings.json", "checkpoints"}
 
 
 def test_a_run_writes_everything_and_its_card_is_true(tmp_path, x_test):
@@ -85,8 +86,78 @@ def test_ctrl_c_leaves_finished_files_whole(tmp_path, x_test):
             output, _ = process.communicate(timeout=60)
         finally:
             process.kill()
-    assert process.returncode == 130 and "Stopped." in output and "Traceback" not in output
+    assert process.returncode == 130 and "--resume --out" in output and "Traceback" not in output
     model, card = load_run(folder, "cvae")
     assert abs(evaluate(model, x_test)["elbo"] - card["test_elbo"]) < 1e-3
     assert json.loads((folder / "history.json").read_text())
     assert not [path.name for path in folder.iterdir() if ".tmp" in path.name]
+
+
+def command(*arguments):
+    return CliRunner().invoke(main, ["train", *map(str, arguments)], catch_exceptions=False)
+
+
+def test_a_killed_run_resumes_to_the_same_files(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    options = ["--epochs", "3", "--train-images", "640", "--filters", "4", "4"]
+    assert command(*options, "--out", whole).exit_code == 0
+    with subprocess.Popen(COMMAND + [*options, "--out", str(killed)], stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 120  # a guard against a hang, not a measurement
+        while not (killed / "checkpoints" / "step-000000010.npz").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.kill()
+    assert command("--resume", "--out", killed).exit_code == 0
+    for name in ("history.json", "cvae.gif", "manifold.png", "samples.png"):
+        assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
+    weights = [load_run(folder, "cvae")[0].get_weights() for folder in (whole, killed)]
+    assert all((a == b).all() for a, b in zip(*weights, strict=True))
+
+
+def test_resume_finds_the_last_run_and_its_settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = command("--resume")
+    assert result.exit_code == 2 and "holds no run to resume" in result.output
+    assert command("--epochs", 1, "--train-images", 64, "--seed", 3).exit_code == 0
+    again = command("--resume")  # finished already: nothing to train, the same files
+    assert again.exit_code == 0 and "seed=3" in again.output and "Epoch: 1" not in again.output
+
+
+def test_resume_with_another_recipe_is_refused(tmp_path):
+    out = tmp_path / "run"
+    command("--epochs", 1, "--train-images", 64, "--out", out)
+    for option, value, name in (("--seed", 5, "seed"), ("--train-images", 65, "train_images"),
+                                ("--filters", "4 4", "filters")):
+        result = command("--resume", "--out", out, option, *str(value).split())
+        assert result.exit_code == 2 and f"started with another {name}" in result.output
+    (out / "settings.json").write_text("{")
+    assert "holds no run to resume" in command("--resume", "--out", out).output
+
+
+def test_a_damaged_checkpoint_is_an_error_and_no_traceback(tmp_path):
+    out = tmp_path / "run"
+    command("--epochs", 1, "--train-images", 64, "--out", out)
+    last = sorted((out / "checkpoints").glob("*.npz"))[-1]
+    last.write_bytes(last.read_bytes()[:100])
+    result = command("--resume", "--out", out)
+    assert result.exit_code == 1 and last.name in result.output and "step-000000000" in result.output
+
+
+def test_a_diverging_run_ends_with_a_message(tmp_path):
+    result = command("--epochs", 3, "--train-images", 640, "--learning-rate", "1e30", "--out", tmp_path / "run")
+    assert result.exit_code == 1 and "epoch 1, step" in result.output and "learning rate" in result.output
+
+
+def test_two_processes_write_one_run(tmp_path):
+    options = ["--epochs", 1, "--train-images", 640]
+    one, two = tmp_path / "one", tmp_path / "two"
+    command(*options, "--out", one)
+    result = command(*options, "--out", two, "--processes", 2)
+    assert result.exit_code == 0 and {path.name for path in two.iterdir()} == FILES
+    elbos = [json.loads((folder / "history.json").read_text())[0]["test_elbo"] for folder in (one, two)]
+    assert abs(elbos[0] / elbos[1] - 1) < 1e-4  # float32, sums in another order, ten steps of Adam
+
+
+def test_devices_and_processes_exclude_each_other(tmp_path):
+    result = command("--devices", 2, "--processes", 2, "--out", tmp_path / "run")
+    assert result.exit_code == 2 and "not both" in result.output

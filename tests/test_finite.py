@@ -100,7 +100,7 @@ def test_a_run_that_diverges_names_the_step_and_the_last_good_checkpoint(images,
     with pytest.raises(FloatingPointError, match="in epoch 1, step ") as caught:
         fit(WILD, *images, verbose=False, checkpoint_dir=tmp_path, checkpoint_seconds=0)
     text, path = str(caught.value), tmp_path / "step-000000000.npz"
-    assert f"The last good checkpoint: {path}. Lower the learning rate" in text
+    assert f"The last good checkpoint: {path}." in text and "lower learning rate" in text
     assert int(text.split("step ")[1].split(" ")[0]) < 50
     arrays, facts = read_checkpoint(path)
     assert facts["history"] == [] and all(np.isfinite(array).all() for array in arrays.values())
@@ -142,5 +142,5 @@ def test_a_weight_that_is_nan_is_never_kept(images, tmp_path):
 def test_a_weight_that_overflows_in_the_last_step_is_noticed(images):
     """One step of an absurd size: its loss is that of the initial weights, which is finite."""
     x_train, x_test = images
-    with pytest.raises(FloatingPointError, match="a weight is no longer finite in epoch 1, step 1"):
+    with pytest.raises(FloatingPointError, match="a weight is no longer finite in epoch 1, step 0"):
         fit(replace(WILD, batch_size=480, epochs=1, learning_rate=LARGEST), x_train, x_test, verbose=False)

@@ -70,7 +70,7 @@ def read_checkpoint(
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}.")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
             return arrays, json.loads(arrays.pop("facts").tobytes())
     except (OSError, MemoryError):
@@ -113,7 +113,10 @@ def is_chief(
 ) -> bool:
     "Whether this process writes the files: the only one, or the first of several workers."
     resolver = strategy.cluster_resolver
-    return resolver is None or not resolver.task_id
+    if resolver is None or not resolver.task_type:
+        return True
+    first = "chief" if "chief" in resolver.cluster_spec().jobs else "worker"
+    return resolver.task_type == first and resolver.task_id == 0
 
 # %% ../nbs/04c_checkpoints.ipynb #0983524d
 class Keeper:
