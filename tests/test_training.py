@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from vae_course import elbo, recipes, training
 from vae_course.data import preprocess_images
 from vae_course.manifold import encode_images
 from vae_course.model import CVAE
+from vae_course.recipes import BEST, FAST, RECIPES, SHORT, TUTORIAL, Recipe, make_optimizer
 from vae_course.reparameterization import draw_eps
 from vae_course.runs import load_run, recipe_from_card, save_run
 from vae_course.training import (
-    SHORT,
-    TUTORIAL,
-    Recipe,
     compute_loss,
     elbo_terms,
     evaluate,
@@ -107,7 +106,7 @@ def test_training_lowers_the_loss_on_real_data(x_train, x_test):
 
 def test_history_adds_up(x_train, x_test):
     (entry,) = fit(replace(SHORT, epochs=1), x_train, x_test[:100], verbose=False)[1]
-    assert set(entry) == {"epoch", "train_loss", "seconds", "test_elbo", "test_reconstruction", "test_kl"}
+    assert set(entry) == {"epoch", "train_loss", "test_elbo", "test_reconstruction", "test_kl"}
     assert entry["epoch"] == 1
     assert np.isclose(entry["test_elbo"], entry["test_reconstruction"] - entry["test_kl"], rtol=1e-12)
 
@@ -172,10 +171,37 @@ def test_run_with_a_missing_or_changed_file_is_refused(tmp_path, model):
     ({"learning_rate": float("inf")}, ValueError), ({"schedule": "linear"}, ValueError),
     ({"estimator": "iwae"}, ValueError), ({"optimizer": "adamm"}, ValueError), ({"seed": -1}, ValueError),
     ({"seed": 2**31}, ValueError), ({"latent_dim": 0}, ValueError), ({"filters": (0, 1)}, ValueError),
+    ({"beta_1": 1.0}, ValueError), ({"beta_2": -0.1}, ValueError), ({"output_bias": "ones"}, ValueError),
+    ({"beta_1": 0.8, "optimizer": "sgd"}, ValueError), ({"warmup": 10}, ValueError),
+    ({"warmup": -1, "schedule": "cosine"}, ValueError),
 ])
 def test_a_recipe_that_makes_no_run_is_refused(change, error):
     with pytest.raises(error, match=next(iter(change))):
         replace(TUTORIAL, **change)
+
+
+def test_recipes_have_their_names_in_training_too():
+    assert RECIPES == {"tutorial": TUTORIAL, "short": SHORT, "fast": FAST, "best": BEST}
+    for name in ("Recipe", "TUTORIAL", "SHORT", "RECIPES", "elbo_terms", "ElboTerms", "ESTIMATORS"):
+        owner = elbo if hasattr(elbo, name) else recipes
+        assert getattr(training, name) is getattr(owner, name)
+
+
+def test_rate_rises_and_falls_as_the_recipe_says():
+    optimizer = make_optimizer(replace(FAST, learning_rate=0.5, warmup=10), steps=110)
+    rate = optimizer._learning_rate
+    # Linear to the top, then a half cosine over the other hundred steps.
+    for step, expected in [(0, 0), (5, 0.25), (10, 0.5), (60, 0.25), (110, 0)]:
+        assert abs(rate(step) - expected) < 1e-6
+    assert (optimizer.beta_1, optimizer.beta_2) == (FAST.beta_1, FAST.beta_2)
+
+
+def test_output_bias_starts_at_the_mean_pixel(x_train, x_test):
+    model = fit(replace(FAST, epochs=0), x_train, x_test[:10], verbose=False)[0]
+    bias = model.decoder.layers[-1].bias.numpy()
+    assert np.allclose(1 / (1 + np.exp(-bias)), x_train.mean(), rtol=1e-4)  # float32
+    plain = fit(replace(FAST, epochs=0, output_bias="zero"), x_train, x_test[:10], verbose=False)[0]
+    assert plain.decoder.layers[-1].bias.numpy() == 0
 
 
 def test_recipe_is_frozen():

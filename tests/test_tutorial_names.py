@@ -5,7 +5,18 @@ import inspect
 import numpy as np
 import pytest
 
-from vae_course import animation, data, elbo, generation, manifold, model, training
+from vae_course import (
+    animation,
+    checkpoints,
+    data,
+    elbo,
+    generation,
+    manifold,
+    model,
+    recipes,
+    runs,
+    training,
+)
 
 SIGNATURES = [
     (data.preprocess_images, ["images"]),
@@ -38,7 +49,8 @@ def test_defaults_are_the_tutorials():
     assert inspect.signature(manifold.plot_latent_images).parameters["digit_size"].default == 28
 
 
-@pytest.mark.parametrize("module", [animation, data, elbo, generation, manifold, model, training])
+@pytest.mark.parametrize("module", [animation, checkpoints, data, elbo, generation, manifold, model,
+                                    recipes, runs, training])
 def test_every_exported_name_has_a_docstring(module):
     for name in module.__all__:
         value = getattr(module, name)

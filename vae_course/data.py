@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MNIST_SHA256', 'load_mnist', 'preprocess_images', 'check_images', 'epoch_order', 'make_dataset', 'first_images',
-           'count_images', 'fingerprint']
+           'count_images', 'check_source', 'fingerprint', 'batches_of']
 
 # %% ../nbs/01_data.ipynb #b5cefe69
 import hashlib
@@ -138,6 +138,16 @@ def count_images(
                          "apply tf.data.experimental.assert_cardinality(n).")
     return n
 
+# %% ../nbs/01_data.ipynb #a00614f5
+def check_source(
+    x: np.ndarray | tf.data.Dataset,
+) -> tf.Tensor | tf.data.Dataset:
+    "An array as a checked tensor; a dataset as it is, after a look at its first image and length."
+    if not isinstance(x, tf.data.Dataset):
+        return check_images(x)
+    count_images(x)
+    return x
+
 # %% ../nbs/01_data.ipynb #4e983567
 def fingerprint(
     x: np.ndarray | tf.data.Dataset,
@@ -146,3 +156,21 @@ def fingerprint(
     if isinstance(x, tf.data.Dataset):
         return f"a dataset of {count_images(x)}"
     return f"{len(x)} with CRC-32 {zlib.crc32(np.packbits(np.asarray(x, bool))):08x}"
+
+# %% ../nbs/01_data.ipynb #39c8315c
+def batches_of(
+    x: np.ndarray | tf.data.Dataset,  # a dataset keeps its own order
+    batch_size: int,
+    seed: int,
+    epoch: int,  # with the seed: the order of an array
+) -> tf.data.Dataset:  # of (batch, height, width, channels)
+    "One pass in batches; a dataset's pixels are checked on the way (InvalidArgumentError)."
+    if not isinstance(x, tf.data.Dataset):
+        return make_dataset(x, batch_size, seed, epoch)
+
+    def check(batch):
+        binary = tf.reduce_all((batch == 0) | (batch == 1))
+        with tf.control_dependencies([tf.debugging.Assert(binary, ["each pixel must be 0 or 1"])]):
+            return tf.identity(batch)
+
+    return x.batch(batch_size).map(check)

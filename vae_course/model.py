@@ -173,9 +173,11 @@ def terms_of_data(
 class TrainableVAE(VAE):
     "A VAE whose `compile` and `fit` are Keras's, with the negative ELBO as its loss."
 
-    def compile(self, optimizer="adam", estimator="monte_carlo", seed=0, **options):
-        "`estimator` and `seed` as in `Recipe`; the rest as in Keras, for example `run_eagerly`."
-        super().compile(optimizer, **{"jit_compile": False} | options)
+    def compile(self, optimizer="adam", estimator="monte_carlo", seed=0, run_eagerly=False,
+                jit_compile=False):
+        "`estimator` and `seed` as in `Recipe`, the rest as in Keras; the loss is the ELBO's."
+        super().compile(optimizer, run_eagerly=run_eagerly, jit_compile=jit_compile)
+        self.optimizer.build(self.trainable_variables)
         self.estimator, self.noise_seed = estimator, seed
         self.means = [keras.metrics.Mean(name) for name in ("loss", "reconstruction", "kl")]
 
@@ -205,7 +207,6 @@ class TrainableVAE(VAE):
 
     def compile_from_config(self, config):
         self.compile(**config)
-        self.optimizer.build(self.trainable_variables)
 
 # %% ../nbs/04_model.ipynb #559b495f
 @keras.saving.register_keras_serializable(package="vae_course")

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from .checkpoints import Keeper, Run, check_finite, is_chief, start_run
-from .data import check_images, count_images, fingerprint, make_dataset
+from .data import batches_of, check_images, check_source, count_images, fingerprint
 from .elbo import ESTIMATORS, ElboTerms, elbo_terms
 from .model import CVAE, TEST_STEP, VAE, mean_over_batch, trace
 from .recipes import RECIPES, SHORT, TUTORIAL, Recipe, make_optimizer
@@ -128,10 +128,7 @@ def noisy_batches(
     done: int = 0,  # steps of this epoch that are done already
 ) -> tf.data.Dataset:  # of (x, eps): (batch, 28, 28, 1) and (batch, latent_dim)
     "The batches of one epoch, each with the noise of its step."
-    if isinstance(x, tf.data.Dataset):
-        batches = x.batch(recipe.batch_size)
-    else:
-        batches = make_dataset(x, recipe.batch_size, recipe.seed, epoch)
+    batches = batches_of(x, recipe.batch_size, recipe.seed, epoch)
     first = (epoch - 1) * -(-count_images(x) // recipe.batch_size)
 
     def add_noise(step, x):
@@ -160,7 +157,14 @@ def make_run_steps(
             losses = losses.write(i, strategy.reduce("SUM", loss, axis=None))
         return losses.stack()
 
-    return run_steps
+    traced = []
+
+    def run_traced(batches, n):
+        if not traced:
+            traced.append(run_steps.get_concrete_function(batches, n))
+        return traced[0](batches, n)
+
+    return run_traced
 
 # %% ../nbs/05_training.ipynb #9a1ad703
 PORTION = 50  # steps between two looks at the losses
@@ -201,23 +205,22 @@ def fit(
     checkpoint_seconds: float = 60.0,  # between two checkpoints inside an epoch
     strategy: tf.distribute.Strategy | None = None,  # devices; None: one
 ) -> tuple[CVAE, list]:  # the trained model and its history, a dict per epoch
-    """Train as the recipe says, a function of recipe and data; raises what `check_images` raises,
-    ValueError on a checkpoint that is damaged or of another run, OSError if none can be written,
-    FloatingPointError if the loss is no longer finite."""
-    x_test, strategy = check_images(x_test), strategy or tf.distribute.get_strategy()
+    """Train as the recipe says. Raises what `check_images` raises, ValueError on a wrong or damaged
+    checkpoint, OSError if none can be written, FloatingPointError if the loss is not finite."""
+    x_train, x_test = check_source(x_train), check_images(x_test)
     images = {"training images": fingerprint(x_train), "test images": fingerprint(x_test)}
-    leads = is_chief(strategy)
-    keeper = Keeper(checkpoint_dir, asdict(recipe) | images, checkpoint_seconds, leads)
+    strategy = strategy or tf.distribute.get_strategy()
+    chief = is_chief(strategy)
+    keeper = Keeper(checkpoint_dir, asdict(recipe) | images, checkpoint_seconds, chief)
     with strategy.scope():
         run = start_run(recipe, x_train)
-        if not run.load(keeper):
-            run.save(keeper)  # now, so that a folder without room is noticed before any work
+        run.load(keeper) or run.save(keeper)  # now, so that a folder without room shows at once
     run_steps = make_run_steps(run, recipe.estimator, strategy)
     evaluate_test = partial(make_evaluate(run.model), x_test, recipe.seed)
     for callback in callbacks if not run.history and not len(run.losses) else ():
         callback(0, run.model, run.history)
     while len(run.history) < recipe.epochs:
-        run_epoch(run, recipe, x_train, evaluate_test, run_steps, strategy, keeper, verbose and leads)
+        run_epoch(run, recipe, x_train, evaluate_test, run_steps, strategy, keeper, verbose and chief)
         for callback in callbacks:
             callback(len(run.history), run.model, run.history)
         run.save(keeper)
