@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from .data import count_images, first_images
 from .model import CVAE, VAE
-from .recipes import Recipe, make_optimizer
+from .recipes import Recipe, count_steps, make_optimizer
 from .support import atomic_path
 
 # %% ../nbs/04c_checkpoints.ipynb #84037c21
@@ -137,12 +137,12 @@ def is_chief(
 
 # %% ../nbs/04c_checkpoints.ipynb #0983524d
 class Keeper:
-    """Keeps the checkpoints of one run in `folder`; with None it does nothing. `identity` is what
-    must be the same when the run goes on, `seconds` the least time between two files."""
+    """Keeps the checkpoints of one run in `folder`; with None it does nothing, and only the chief
+    writes. `identity` must be the same when the run goes on; `seconds` lie between two files."""
 
-    def __init__(self, folder, identity, seconds=60.0, writes=True):
+    def __init__(self, folder, identity, seconds=60.0, chief=True):
         self.folder, self.identity = folder, json.loads(json.dumps(identity))
-        self.seconds, self.writes = seconds, writes and folder is not None
+        self.seconds, self.chief = seconds, chief
         self.last, self.time = None, time.monotonic()
 
     def load(self):
@@ -162,7 +162,8 @@ class Keeper:
 
     def save(self, step, arrays, facts, at_once=True):
         "Write a checkpoint: at once, or only if `seconds` have passed since the last."
-        if self.writes and (at_once or time.monotonic() - self.time >= self.seconds):
+        writes = self.chief and self.folder is not None
+        if writes and (at_once or time.monotonic() - self.time >= self.seconds):
             facts = facts | {"identity": self.identity}
             self.last = write_checkpoint(self.folder, step, arrays, facts)
             self.time = time.monotonic()
@@ -207,7 +208,7 @@ def start_run(
         images = first_images(x_train, 1000)
         ink = np.clip(np.mean(images), 1 / images.size, 1 - 1 / images.size)
         model.decoder.layers[-1].bias.assign([np.log(ink / (1 - ink))])
-    optimizer = make_optimizer(recipe, recipe.epochs * -(-n // size))  # steps, rounded up
+    optimizer = make_optimizer(recipe, count_steps(recipe, n)[1])
     optimizer.build(model.trainable_variables)
     return Run(model, optimizer)
 

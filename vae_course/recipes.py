@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'OUTPUT_BIASES', 'TUTORIAL', 'SHORT', 'FAST', 'BEST', 'RECIPES', 'Recipe', 'optimizer_class',
-           'check_recipe', 'make_optimizer']
+           'check_recipe', 'count_steps', 'make_optimizer']
 
 # %% ../nbs/04b_recipes.ipynb #77a50b48
 import inspect
@@ -28,6 +28,7 @@ class Recipe:
     "Everything that a training run depends on, besides the data."
 
     epochs: Annotated[int, "passes over the training images"] = 10
+    max_steps: Annotated[int, "end after so many steps; 0: with the last epoch"] = 0
     batch_size: Annotated[int, "images per step"] = 32
     optimizer: Annotated[str, "any Keras optimizer by name"] = "adam"
     learning_rate: Annotated[float, "the highest rate of the run"] = 1e-4
@@ -60,7 +61,8 @@ def optimizer_class(
 def check_recipe(recipe: Recipe):
     "Raise TypeError or ValueError unless every field of the recipe makes sense."
     check_size(recipe.latent_dim, recipe.filters)
-    for name, least in (("epochs", 0), ("batch_size", 1), ("warmup", 0), ("seed", 0)):
+    for name, least in (("epochs", 0), ("batch_size", 1), ("max_steps", 0), ("warmup", 0),
+                        ("seed", 0)):
         check_integer(name, getattr(recipe, name), least)
     if recipe.seed >= 2**31:
         raise ValueError(f"seed must be below 2³¹, got {recipe.seed}.")
@@ -79,6 +81,16 @@ def check_recipe(recipe: Recipe):
         known = name in inspect.signature(optimizer).parameters
         if getattr(recipe, name) != getattr(Recipe, name) and not known:
             raise ValueError(f"{name} has no meaning for the optimizer {recipe.optimizer!r}.")
+
+# %% ../nbs/04b_recipes.ipynb #e28c237e
+def count_steps(
+    recipe: Recipe,
+    images: int,  # for training
+) -> tuple[int, int]:  # of an epoch, of the whole run
+    "How many steps a recipe takes; a last small batch is a step too."
+    epoch = -(-images // recipe.batch_size)  # rounded up
+    run = recipe.epochs * epoch
+    return epoch, min(run, recipe.max_steps or run)
 
 # %% ../nbs/04b_recipes.ipynb #6e35c2ab
 def make_optimizer(
@@ -102,7 +114,8 @@ def make_optimizer(
 TUTORIAL = Recipe()
 SHORT = replace(TUTORIAL, epochs=3, batch_size=64, learning_rate=2e-3, schedule="cosine",
                 estimator="closed_form")
-FAST = replace(SHORT, epochs=1, learning_rate=1.2e-2, beta_1=0.8, beta_2=0.95,
-               warmup=100, output_bias="log_odds")
-BEST = replace(FAST, epochs=10, learning_rate=8e-3, beta_1=0.9, beta_2=0.99)
+FAST = replace(SHORT, epochs=1, batch_size=32, max_steps=1500, learning_rate=8e-3, beta_1=0.8,
+               beta_2=0.95, warmup=100, output_bias="log_odds")
+BEST = replace(SHORT, epochs=10, learning_rate=8e-3, beta_2=0.99, warmup=100,
+               output_bias="log_odds")
 RECIPES = {"tutorial": TUTORIAL, "short": SHORT, "fast": FAST, "best": BEST}

@@ -25,7 +25,7 @@ from .checkpoints import Keeper, Run, check_finite, is_chief, start_run
 from .data import batches_of, check_images, check_source, count_images, fingerprint
 from .elbo import ESTIMATORS, ElboTerms, elbo_terms
 from .model import CVAE, TEST_STEP, VAE, mean_over_batch, trace
-from .recipes import RECIPES, SHORT, TUTORIAL, Recipe, make_optimizer
+from .recipes import RECIPES, SHORT, TUTORIAL, Recipe, count_steps, make_optimizer
 from .reparameterization import draw_eps
 from .support import check_integer
 
@@ -129,7 +129,7 @@ def noisy_batches(
 ) -> tf.data.Dataset:  # of (x, eps): (batch, 28, 28, 1) and (batch, latent_dim)
     "The batches of one epoch, each with the noise of its step."
     batches = batches_of(x, recipe.batch_size, recipe.seed, epoch)
-    first = (epoch - 1) * -(-count_images(x) // recipe.batch_size)
+    first = (epoch - 1) * count_steps(recipe, count_images(x))[0]
 
     def add_noise(step, x):
         return x, draw_eps(recipe.seed, tf.cast(step, tf.int32), (tf.shape(x)[0], recipe.latent_dim))
@@ -172,8 +172,9 @@ PORTION = 50  # steps between two looks at the losses
 
 def run_epoch(run, recipe, x_train, evaluate_test, run_steps, strategy, keeper, verbose):
     "What is left of one pass over the training images, then the test ELBO."
-    start, epoch = time.perf_counter(), len(run.history) + 1
-    steps, done = -(-count_images(x_train) // recipe.batch_size), len(run.losses)
+    start, epoch, verbose = time.perf_counter(), len(run.history) + 1, verbose and keeper.chief
+    steps, total = count_steps(recipe, count_images(x_train))
+    steps, done = min(steps, total - (epoch - 1) * steps), len(run.losses)
     batches = noisy_batches(recipe, x_train, epoch, done)
     batches = iter(strategy.experimental_distribute_dataset(batches))
     with tqdm(desc=f"epoch {epoch}", total=steps, initial=done, leave=False, file=sys.stdout,
@@ -210,8 +211,7 @@ def fit(
     x_train, x_test = check_source(x_train), check_images(x_test)
     images = {"training images": fingerprint(x_train), "test images": fingerprint(x_test)}
     strategy = strategy or tf.distribute.get_strategy()
-    chief = is_chief(strategy)
-    keeper = Keeper(checkpoint_dir, asdict(recipe) | images, checkpoint_seconds, chief)
+    keeper = Keeper(checkpoint_dir, asdict(recipe) | images, checkpoint_seconds, is_chief(strategy))
     with strategy.scope():
         run = start_run(recipe, x_train)
         run.load(keeper) or run.save(keeper)  # now, so that a folder without room shows at once
@@ -219,8 +219,9 @@ def fit(
     evaluate_test = partial(make_evaluate(run.model), x_test, recipe.seed)
     for callback in callbacks if not run.history and not len(run.losses) else ():
         callback(0, run.model, run.history)
-    while len(run.history) < recipe.epochs:
-        run_epoch(run, recipe, x_train, evaluate_test, run_steps, strategy, keeper, verbose and chief)
+    steps, total = count_steps(recipe, count_images(x_train))
+    while len(run.history) * steps < total:
+        run_epoch(run, recipe, x_train, evaluate_test, run_steps, strategy, keeper, verbose)
         for callback in callbacks:
             callback(len(run.history), run.model, run.history)
         run.save(keeper)
