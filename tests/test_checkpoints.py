@@ -387,7 +387,7 @@ def set_trap(place, count, connection):
             if reached():
                 if place == "steps":
                     die()
-                run_steps.get_concrete_function(batches, n)  # so that the steps begin at once
+                run_steps(batches, training.tf.constant(0))  # trace now, so that the steps begin at once
                 connection.send("a portion begins")
             elif place == "moment" and left[0] < 0:
                 time.sleep(children.PATIENCE)  # the kill is on its way

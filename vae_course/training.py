@@ -151,7 +151,7 @@ def make_run_steps(
 
     @tf.function
     def run_steps(batches, n):
-        losses = tf.TensorArray(tf.float32, n)
+        losses = tf.TensorArray(tf.float32, n, element_shape=())
         for i in tf.range(n):
             loss = strategy.run(step, args=next(batches))
             losses = losses.write(i, strategy.reduce("SUM", loss, axis=None))
