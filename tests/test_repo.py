@@ -36,9 +36,13 @@ def prose(path):
 
 def shows_something(code):
     """Whether a code cell must have a saved output: it prints, or ends in a value that is no None."""
-    if re.search(r"\bprint\(|\bplt\.|\bshow_gif\(", code):
-        return True
     body = ast.parse(re.sub(r"^[%!].*$", "", code, flags=re.M)).body
+    # What a function would print, and a program kept as text, print nothing here.
+    quiet = (ast.FunctionDef, ast.ClassDef)
+    run = "\n".join(ast.unparse(node) for node in body if not isinstance(node, quiet)
+                    and not (isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)))
+    if re.search(r"\bprint\(|\bplt\.|\bshow_gif\(", run):
+        return True
     last = body[-1] if body else None
     return (isinstance(last, ast.Expr) and not code.rstrip().endswith(";")
             and re.match(r"(plot_\w+|fig)\b", ast.unparse(last)) is not None)

@@ -166,7 +166,8 @@ def terms_of_data(
         raise ValueError("sample weights are not supported: the ELBO is a mean over images. "
                          "Repeat an image to give it more weight.")
     if eps is None:
-        eps = draw_eps(model.noise_seed, tf.cast(step, tf.int32), (tf.shape(x)[0], model.latent_dim))
+        shape = tf.shape(x)[0], model.latent_dim
+        eps = draw_eps(model.noise_seed, tf.cast(step, tf.int32), shape)
     return elbo_terms(model, x, eps)
 
 # %% ../nbs/04_model.ipynb #054a863d

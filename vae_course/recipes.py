@@ -37,7 +37,7 @@ class Recipe:
     schedule: Annotated[str, "constant, or cosine: falls to almost 0 at the end"] = "constant"
     warmup: Annotated[int, "steps in which a cosine schedule rises from 0 first"] = 0
     estimator: Annotated[str, "of the KL term: monte_carlo or closed_form"] = "monte_carlo"
-    output_bias: Annotated[str, "at the start: zero, or log_odds of the ink in the first 1,000 images"] = "zero"
+    output_bias: Annotated[str, "zero, or log_odds of the first 1,000 images"] = "zero"
     seed: Annotated[int, "of the initial weights, the order of the images and the noise"] = 0
     latent_dim: Annotated[int, "length of the code z"] = 2
     filters: Annotated[tuple, "of the two convolutions in each network"] = (32, 64)

@@ -132,7 +132,8 @@ def noisy_batches(
     first = (epoch - 1) * count_steps(recipe, count_images(x))[0]
 
     def add_noise(step, x):
-        return x, draw_eps(recipe.seed, tf.cast(step, tf.int32), (tf.shape(x)[0], recipe.latent_dim))
+        shape = tf.shape(x)[0], recipe.latent_dim
+        return x, draw_eps(recipe.seed, tf.cast(step, tf.int32), shape)
 
     options = tf.data.Options()
     options.autotune.enabled = False
@@ -144,7 +145,7 @@ def make_run_steps(
     run: Run,
     estimator: str,
     strategy: tf.distribute.Strategy,
-) -> Callable:  # run_steps(batches, n): n steps on an iterator of (x, eps); the losses, (n,) float32
+) -> Callable:  # run_steps(batches, n): n steps on an iterator of (x, eps) -> losses (n,)
     "A graph that takes many training steps without Python in between."
     def step(x, eps):
         return apply_step(run.model, x, run.optimizer, eps, estimator)
