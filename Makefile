@@ -14,7 +14,7 @@ help:
 	@echo "make notebooks-all  the same with the slow cells"
 	@echo "make pretrained     train the weights and pictures that come with the course"
 	@echo "make bench          set up PyTorch and JAX too, run all benchmarks, write the README's table"
-	@echo "make bench-quick    the benchmarks on little data, without PyTorch and JAX, in under a minute"
+	@echo "make bench-quick    the benchmarks on little data, without PyTorch and JAX"
 	@echo "make clean          remove .venv"
 
 .venv/library: settings.ini setup.py pyproject.toml

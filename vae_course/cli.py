@@ -160,11 +160,11 @@ def prepare(name, out, resume, train_images, options) -> tuple:
 @recipe_options
 def train(name, out, resume, train_images, devices, processes, **options):
     "Train on the embedded MNIST and write model, history and pictures into a folder."
+    if devices > 1 and processes > 1:
+        raise click.UsageError("choose --devices or --processes, not both.")
     folder, recipe, images = prepare(name, out, resume, train_images, options)
     try:
         if processes > 1:
-            if devices > 1:
-                raise click.UsageError("choose --devices or --processes, not both.")
             again = "from vae_course.cli import main; main()"
             command = [sys.executable, "-c", again, "train", "--resume", "--out", str(folder)]
             run_workers(command, processes)
