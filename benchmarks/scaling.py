@@ -26,7 +26,7 @@ QUICK = {"rounds": 1, "images": (320, 640), "batch_size": (32,), "batch_images":
 def make_epoch(recipe, x):
     "A function that trains on the first n images once, as `fit` does, without evaluation."
     strategy = tf.distribute.get_strategy()
-    run_steps = make_run_steps(start_run(recipe, x), recipe.estimator, strategy)
+    run_steps = make_run_steps(start_run(recipe, x), recipe, strategy)
 
     def epoch(n):
         batches = noisy_batches(recipe, x[:n], 1)

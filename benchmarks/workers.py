@@ -56,7 +56,7 @@ class Ours:
         from vae_course.training import PORTION, make_run_steps, noisy_batches
 
         strategy = tf.distribute.get_strategy()
-        run_steps = make_run_steps(run, recipe.estimator, strategy)
+        run_steps = make_run_steps(run, recipe, strategy)
         state = {"epoch": 0, "left": 0}
 
         def take(n):

@@ -38,7 +38,7 @@ class FrameRecorder:
         test_sample: np.ndarray,  # (batch, 28, 28, 1) float32, each pixel 0 or 1
         folder: str | Path | None = None,  # None: nothing is written
     ):
-        self.test_sample, self.folder = check_images(test_sample), folder
+        self.test_sample, self.folder = check_images(test_sample, None), folder
         self.frames = []
 
     def __call__(self, epoch, model, history):

@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from .data import count_images, first_images
+from .likelihoods import LIKELIHOODS
 from .model import CVAE, VAE
 from .recipes import Recipe, count_steps, make_optimizer
 from .support import atomic_path
@@ -203,11 +204,12 @@ def start_run(
     if (devices - 1) * -(-last // devices) >= last:
         raise ValueError(f"the last batch has {last} of the {n} images, too few for {devices} "
                          f"devices; choose another batch_size than {size}.")
-    model = CVAE(recipe.latent_dim, recipe.filters, seed=recipe.seed)
+    likelihood = LIKELIHOODS[recipe.likelihood]
+    images = first_images(x_train, 1000, likelihood.levels)
+    model = CVAE(recipe.latent_dim, recipe.filters, recipe.seed, images.shape[1:],
+                 recipe.likelihood)
     if recipe.output_bias == "log_odds":
-        images = first_images(x_train, 1000)
-        ink = np.clip(np.mean(images), 1 / images.size, 1 - 1 / images.size)
-        model.decoder.layers[-1].bias.assign([np.log(ink / (1 - ink))])
+        model.decoder.layers[-1].bias.assign(likelihood.start(images))
     optimizer = make_optimizer(recipe, count_steps(recipe, n)[1])
     optimizer.build(model.trainable_variables)
     return Run(model, optimizer)

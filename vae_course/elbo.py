@@ -99,26 +99,24 @@ class ElboTerms(NamedTuple):
     log_qz_x: tf.Tensor  # log q(z|x)
     kl: tf.Tensor  # KL(q(z|x) ‖ p(z)) in closed form
 
-    def elbo(self, estimator="monte_carlo"):
-        "The ELBO of each image, (batch,); `estimator` is of the KL term."
+    def elbo(self, estimator="monte_carlo", beta=1.0):
+        "The ELBO of each image, (batch,); `estimator` is of the KL term, `beta` its weight."
         if estimator not in ESTIMATORS:
             raise ValueError(f"estimator must be one of {ESTIMATORS}, got {estimator!r}.")
         kl = self.kl if estimator == "closed_form" else self.log_qz_x - self.log_pz
-        return self.log_px_z - kl
+        return self.log_px_z - beta * kl
 
 # %% ../nbs/03_elbo.ipynb #19ec06f8
 def elbo_terms(
-    model,  # has `encode`, `reparameterize` and `decode`, like `VAE` of chapter 04
-    x: tf.Tensor,  # (batch, 28, 28, 1) float32, each pixel 0 or 1
+    model,  # has `encode`, `reparameterize` and `log_likelihood`, as `VAE` of chapter 04
+    x: tf.Tensor,  # (batch, 28, 28, 1) float32, images that the model accepts
     eps: tf.Tensor,  # (batch, latent_dim) float32, drawn from N(0, I)
 ) -> ElboTerms:
     "The terms of the ELBO of each image, for one sample z = μ + σ ⊙ ε."
-    x = check_images(x)
     mean, logvar = model.encode(x)
     z = model.reparameterize(mean, logvar, eps)
-    x_logits = model.decode(z)
     return ElboTerms(
-        log_px_z=bernoulli_log_prob(x, x_logits),
+        log_px_z=model.log_likelihood(x, z),
         log_pz=log_normal_pdf(z, 0.0, 0.0),
         log_qz_x=log_normal_pdf(z, mean, logvar),
         kl=kl_standard_normal(mean, logvar),

@@ -14,7 +14,6 @@ import PIL.Image
 import tensorflow as tf
 from matplotlib.figure import Figure
 
-from .data import check_images
 from .model import VAE
 from .reparameterization import draw_eps
 from .support import atomic_path, check_integer
@@ -61,9 +60,9 @@ def reconstruct(
     model: VAE,
     x: np.ndarray,  # (batch, 28, 28, 1) float32, each pixel 0 or 1
     eps: tf.Tensor | None = None,  # (batch, latent_dim); None: decode the mean of q(z|x)
-) -> tf.Tensor:  # (batch, 28, 28, 1) float32, pixel probabilities
+) -> tf.Tensor:  # (batch, 28, 28, 1) float32, the expected pixels
     "Encode and decode images."
-    return tf.sigmoid(model(check_images(x), eps))
+    return model.likelihood.mean(model(x, eps))
 
 # %% ../nbs/06_generation.ipynb #bfe317f0
 def plot_reconstructions(

@@ -14,7 +14,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.style import library
 
-from .data import check_images
 from .generation import image_grid
 from .model import VAE
 from .support import check_integer
@@ -78,7 +77,7 @@ def encode_images(
 ) -> tuple[np.ndarray, np.ndarray]:  # mean and logvar of q(z|x), each (n, latent_dim)
     "Encode many images in batches."
     check_integer("batch_size", batch_size)
-    x = check_images(x)
+    x = model.check(x)
     parts = [model.encode(x[start:start + batch_size]) for start in range(0, len(x), batch_size)]
     mean, logvar = (np.concatenate(tensors) for tensors in zip(*parts, strict=True))
     return mean, logvar

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from .elbo import ESTIMATORS
+from .likelihoods import LIKELIHOODS
 from .model import check_size
 from .support import check_integer
 
@@ -37,10 +38,17 @@ class Recipe:
     schedule: Annotated[str, "constant, or cosine: falls to almost 0 at the end"] = "constant"
     warmup: Annotated[int, "steps in which a cosine schedule rises from 0 first"] = 0
     estimator: Annotated[str, "of the KL term: monte_carlo or closed_form"] = "monte_carlo"
-    output_bias: Annotated[str, "zero, or log_odds of the first 1,000 images"] = "zero"
+    beta: Annotated[float, "weight of the KL term in the loss; 1: the ELBO"] = 1.0
+    output_bias: Annotated[str, "zero, or log_odds: from the first 1,000 images"] = "zero"
     seed: Annotated[int, "of the initial weights, the order of the images and the noise"] = 0
     latent_dim: Annotated[int, "length of the code z"] = 2
     filters: Annotated[tuple, "of the two convolutions in each network"] = (32, 64)
+    likelihood: Annotated[str, "of the pixels: " + ", ".join(LIKELIHOODS)] = "bernoulli"
+
+    @property
+    def levels(self):
+        "How many values a pixel may have: `levels` of the likelihood."
+        return LIKELIHOODS[self.likelihood].levels
 
     def __post_init__(self):
         check_recipe(self)
@@ -68,7 +76,10 @@ def check_recipe(recipe: Recipe):
         raise ValueError(f"seed must be below 2³¹, got {recipe.seed}.")
     if not 0 < recipe.learning_rate < np.inf:
         raise ValueError(f"learning_rate must be positive, got {recipe.learning_rate}.")
-    choices = {"schedule": SCHEDULES, "estimator": ESTIMATORS, "output_bias": OUTPUT_BIASES}
+    if not 0 <= recipe.beta < np.inf:
+        raise ValueError(f"beta must be at least 0, got {recipe.beta}.")
+    choices = {"schedule": SCHEDULES, "estimator": ESTIMATORS, "output_bias": OUTPUT_BIASES,
+               "likelihood": tuple(LIKELIHOODS)}
     for name, allowed in choices.items():
         if getattr(recipe, name) not in allowed:
             raise ValueError(f"{name} must be one of {allowed}, got {getattr(recipe, name)!r}.")

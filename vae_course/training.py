@@ -40,6 +40,7 @@ def compute_loss(
     x: tf.Tensor,  # (batch, 28, 28, 1) float32, each pixel 0 or 1
     eps: tf.Tensor | None = None,  # (batch, latent_dim) from N(0, I); None draws fresh noise
     estimator: str = "monte_carlo",  # of the KL term: "monte_carlo" or "closed_form"
+    beta: float = 1.0,  # weight of the KL term; another value than 1 is no ELBO
 ) -> tf.Tensor:  # scalar float32, nats per image: the negative ELBO
     """Minus the mean ELBO of a batch; the default estimator is the tutorial's.
 
@@ -47,13 +48,13 @@ def compute_loss(
     """
     if eps is None:
         eps = tf.random.normal((tf.shape(x)[0], model.latent_dim))
-    return -mean_over_batch(elbo_terms(model, x, eps).elbo(estimator))
+    return -mean_over_batch(elbo_terms(model, x, eps).elbo(estimator, beta))
 
 # %% ../nbs/05_training.ipynb #5c4c088f
-def apply_step(model, x, optimizer, eps, estimator):
+def apply_step(model, x, optimizer, eps, estimator, beta=1.0):
     "Loss, gradients, update, in plain Python; `train_step` and `make_train_step` trace it."
     with tf.GradientTape() as tape:
-        loss = compute_loss(model, x, eps, estimator)
+        loss = compute_loss(model, x, eps, estimator, beta)
     variables = model.trainable_variables
     optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
     return loss
@@ -72,7 +73,7 @@ def train_step(
     "Execute one training step and return its loss. Works for any number of models."
     if not optimizer.built:
         optimizer.build(model.trainable_variables)
-    return traced_step(model, check_images(x), optimizer, eps, estimator)
+    return traced_step(model, model.check(x), optimizer, eps, estimator)
 
 # %% ../nbs/05_training.ipynb #f4de49ed
 def make_train_step(
@@ -93,7 +94,7 @@ def make_evaluate(
 
     def evaluate_model(x, seed=0, batch_size=500):
         check_integer("batch_size", batch_size)
-        x = check_images(x)
+        x = model.check(x)
         eps = draw_eps(seed, TEST_STEP, (len(x), model.latent_dim))
         log_px_z, kls = [], []
         for start in range(0, len(x), batch_size):
@@ -128,7 +129,7 @@ def noisy_batches(
     done: int = 0,  # steps of this epoch that are done already
 ) -> tf.data.Dataset:  # of (x, eps): (batch, 28, 28, 1) and (batch, latent_dim)
     "The batches of one epoch, each with the noise of its step."
-    batches = batches_of(x, recipe.batch_size, recipe.seed, epoch)
+    batches = batches_of(x, recipe.batch_size, recipe.seed, epoch, recipe.levels)
     first = (epoch - 1) * count_steps(recipe, count_images(x))[0]
 
     def add_noise(step, x):
@@ -143,12 +144,12 @@ def noisy_batches(
 # %% ../nbs/05_training.ipynb #0caea5d7
 def make_run_steps(
     run: Run,
-    estimator: str,
+    recipe: Recipe,  # whose estimator and beta the loss has
     strategy: tf.distribute.Strategy,
 ) -> Callable:  # run_steps(batches, n): n steps on an iterator of (x, eps) -> losses (n,)
     "A graph that takes many training steps without Python in between."
     def step(x, eps):
-        return apply_step(run.model, x, run.optimizer, eps, estimator)
+        return apply_step(run.model, x, run.optimizer, eps, recipe.estimator, recipe.beta)
 
     @tf.function
     def run_steps(batches, n):
@@ -199,8 +200,8 @@ def run_epoch(run, recipe, x_train, evaluate_test, run_steps, strategy, keeper, 
 # %% ../nbs/05_training.ipynb #316e746c
 def fit(
     recipe: Recipe,
-    x_train: np.ndarray | tf.data.Dataset,  # (n, 28, 28, 1) float32, each pixel 0 or 1
-    x_test: np.ndarray,  # (m, 28, 28, 1) float32, each pixel 0 or 1
+    x_train: np.ndarray | tf.data.Dataset,  # (n, height, width, channels) float32
+    x_test: np.ndarray,  # (m, height, width, channels) float32
     callbacks: Iterable[Callable] = (),  # called as callback(epoch, model, history) from epoch 0 on
     verbose: bool = True,  # progress bar, and a line per epoch as in the tutorial
     checkpoint_dir: str | Path | None = None,  # the run goes on from what it finds there
@@ -209,14 +210,15 @@ def fit(
 ) -> tuple[CVAE, list]:  # the trained model and its history, a dict per epoch
     """Train as the recipe says. Raises what `check_images` raises, ValueError on a wrong or damaged
     checkpoint, OSError if none can be written, FloatingPointError if the loss is not finite."""
-    x_train, x_test = check_source(x_train), check_images(x_test)
+    x_train = check_source(x_train, recipe.levels)
+    x_test = check_images(x_test, recipe.levels)
     images = {"training images": fingerprint(x_train), "test images": fingerprint(x_test)}
     strategy = strategy or tf.distribute.get_strategy()
     keeper = Keeper(checkpoint_dir, asdict(recipe) | images, checkpoint_seconds, is_chief(strategy))
     with strategy.scope():
         run = start_run(recipe, x_train)
         run.load(keeper) or run.save(keeper)  # now, so that a folder without room shows at once
-    run_steps = make_run_steps(run, recipe.estimator, strategy)
+    run_steps = make_run_steps(run, recipe, strategy)
     evaluate_test = partial(make_evaluate(run.model), x_test, recipe.seed)
     for callback in callbacks if not run.history and not len(run.losses) else ():
         callback(0, run.model, run.history)

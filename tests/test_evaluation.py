@@ -1,0 +1,217 @@
+"""log p(x) by quadrature, the bounds below it, and what `vae-course evaluate` makes of them."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import integrate, special
+
+from vae_course.elbo import LOGIT_BOUND, elbo_terms
+from vae_course.evaluation import (
+    climb,
+    gauss_hermite,
+    highest_code,
+    iwae_bound,
+    lattice,
+    log_joint,
+    log_marginal,
+    log_weights,
+    posterior_on_plane,
+    smooth_elbo,
+)
+from vae_course.manifold import encode_images
+from vae_course.model import CVAE, VAE
+from vae_course.reparameterization import draw_eps
+
+
+@pytest.fixture(scope="module")
+def some(x_test):
+    return x_test[::400]  # 25 images
+
+
+@pytest.fixture(scope="module")
+def marginal(pretrained, some):
+    return log_marginal(pretrained[0], some)
+
+
+@pytest.fixture(scope="module")
+def log_w(pretrained, some):
+    return log_weights(pretrained[0], some, samples=2000)
+
+
+class Slope(VAE):
+    """A model whose integral scipy can do: every logit is a · z₁ + b, the other dimensions are idle."""
+
+    def __init__(self, slope, offset, latent_dim):
+        super().__init__()
+        self.slope, self.offset, self.latent_dim = slope, offset, latent_dim
+
+    def decode(self, z, apply_sigmoid=False):
+        z = tf.convert_to_tensor(z, tf.float32)
+        return tf.tile((self.slope * z[:, :1] + self.offset)[..., None, None], (1, 28, 28, 1))
+
+
+def by_scipy(slope, offset, ink):
+    """log ∫ N(z) σ(a)^ink (1 - σ(a))^(784 - ink) dz along one axis."""
+    def log_f(z):
+        a = slope * z + offset
+        return ink * a - 784 * np.logaddexp(0, a) - z**2 / 2 - np.log(2 * np.pi) / 2
+
+    z = np.linspace(-12, 12, 200_001)
+    peak = z[np.argmax(log_f(z))]
+    value, _ = integrate.quad(lambda t: np.exp(log_f(t) - log_f(peak)), peak - 3, peak + 3,
+                              points=[peak], limit=500, epsabs=1e-12)
+    return log_f(peak) + np.log(value)
+
+
+@settings(max_examples=15, deadline=None)
+@given(slope=st.floats(0.05, 1.5), offset=st.floats(-3, 3), ink=st.integers(1, 783), dim=st.sampled_from([1, 2]))
+def test_agrees_with_scipy_where_the_integral_is_simple(slope, offset, ink, dim):
+    x = np.zeros((1, 784), np.float32)
+    x[0, :ink] = 1
+    found = log_marginal(Slope(slope, offset, dim), x.reshape(1, 28, 28, 1))
+    # 784 float32 logits of a few units: sums of some 1,000 nats, rounded at 1e-7 of that.
+    assert abs(found.log_px[0] - by_scipy(slope, offset, ink)) < 2e-3
+    assert found.error[0] <= 1e-3
+
+
+def test_finer_grids_and_subsets_change_nothing(pretrained, some, marginal):
+    finer = log_marginal(pretrained[0], some, tolerance=1e-4)
+    assert np.abs(finer.log_px - marginal.log_px).max() < 1e-3 + 2e-4
+    # Other images in the call change which tiles are looked at, not what is found there.
+    assert np.allclose(log_marginal(pretrained[0], some[:3]).log_px, marginal.log_px[:3], atol=1e-3)
+
+
+def test_joint_is_what_the_terms_of_the_elbo_say(pretrained, some):
+    model, eps = pretrained[0], draw_eps(0, 0, (len(some), 2))
+    terms = elbo_terms(model, some, eps)
+    z = model.reparameterize(*model.encode(some), eps)
+    joint = log_joint(some.reshape(len(some), -1), tf.reshape(model.decode(z), (len(some), -1)), terms.log_pz)
+    assert np.allclose(np.diag(joint), terms.log_px_z + terms.log_pz, atol=1e-3)
+
+
+def test_importance_sampling_agrees_within_its_error(marginal, log_w):
+    log_w = log_w.astype(float)
+    estimate = iwae_bound(log_w, 2000)
+    w = np.exp(log_w - estimate[:, None])
+    error = w.std(axis=1) / np.sqrt(2000)
+    # 25 images; six standard errors, since a mean of skewed weights has a longer tail than a normal one.
+    assert np.all(np.abs(estimate - marginal.log_px) < 6 * error + 2e-3)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, 20, 100, 1000])
+def test_bounds_stand_in_order(marginal, log_w, k):
+    groups = 2000 // k
+    values = np.logaddexp.reduce(log_w[:, :groups * k].reshape(len(log_w), groups, k).astype(float), axis=2) - np.log(k)
+    error = values.std(axis=1) / np.sqrt(groups)
+    # Each image: the bound is below log p(x), up to five standard errors of its own estimate (with
+    # two groups left there is no such estimate, so a nat is allowed).
+    slack = 5 * error + 2e-3 if groups > 10 else 1.0
+    assert np.all(values.mean(axis=1) <= marginal.log_px + slack)
+    # On average over the images: more samples, a higher bound.
+    assert iwae_bound(log_w, 2 * k).mean() >= iwae_bound(log_w, k).mean() - 1e-3
+
+
+def test_one_sample_is_the_elbo(pretrained, some):
+    log_w = log_weights(pretrained[0], some, samples=1, seed=5)
+    eps = tf.concat([draw_eps(5, i, (1, 2)) for i in range(len(some))], axis=0)
+    assert np.allclose(log_w[:, 0], elbo_terms(pretrained[0], some, eps).elbo(), atol=1e-3)
+    assert np.allclose(iwae_bound(log_w, 1), log_w[:, 0])
+
+
+def test_weights_do_not_depend_on_the_company(pretrained, some):
+    alone = log_weights(pretrained[0], some[:2], samples=30)
+    assert np.allclose(alone, log_weights(pretrained[0], some, samples=30)[:2], atol=1e-3)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_gauss_hermite_is_exact_for_polynomials(dim):
+    eps, weights = gauss_hermite(5, dim)
+    assert eps.shape == (5**dim, dim) and np.isclose(weights.sum(), 1, atol=1e-6)
+    for power, moment in ((1, 0), (2, 1), (3, 0), (4, 3), (6, 15), (8, 105)):
+        assert np.isclose(weights @ eps[:, 0]**power, moment, rtol=1e-4, atol=1e-4)
+
+
+def test_smooth_elbo_is_the_mean_of_many_samples(pretrained, some, log_w):
+    smooth = smooth_elbo(pretrained[0], some, *pretrained[0].encode(some))
+    error = log_w.std(axis=1) / np.sqrt(log_w.shape[1])
+    # The kinks of ReLUs cost the quadrature a few hundredths of a nat.
+    assert np.all(np.abs(smooth - log_w.mean(axis=1)) < 5 * error + 0.05)
+
+
+def test_both_gaps_are_gaps(pretrained, some, marginal):
+    model, (mean, logvar) = pretrained[0], pretrained[0].encode(some)
+    best = climb(model, some, mean, logvar, steps=40)
+    before, after = smooth_elbo(model, some, mean, logvar), smooth_elbo(model, some, *best)
+    assert np.all(after >= before - 0.05) and np.mean(after - before) > 0.05
+    assert np.all(after <= marginal.log_px + 0.05)
+
+
+def test_highest_code_is_higher_than_the_encoders(pretrained, some):
+    model, z = pretrained[0], highest_code(pretrained[0], some)
+    mean, _ = encode_images(model, some)
+
+    def height(z):
+        return model.log_likelihood(some, z) - 0.5 * np.sum(z**2, axis=1)
+
+    # The grid's step is 1/16, so its best point may be a little below a code between its points.
+    assert np.mean(height(z) >= height(mean) - 0.5) > 0.9
+
+
+def test_posterior_on_plane_is_log_joint_at_its_points(pretrained, some):
+    z1, z2, log_p = posterior_on_plane(pretrained[0], some[:3], (-2, -1), (1, 2), points=7)
+    z = np.float32([[z1[5], z2[2]]] * 3)
+    expected = pretrained[0].log_likelihood(some[:3], z) - 0.5 * np.sum(z**2, axis=1) - np.log(2 * np.pi)
+    assert log_p.shape == (3, 7, 7) and np.allclose(log_p[:, 2, 5], expected, atol=1e-3)
+
+
+def test_lattices_tile_the_plane_without_overlap():
+    points = np.concatenate([lattice((i, j), 1 / 4, s) for i in (0, 1) for j in (0, 1)
+                             for s in ((0, 0), (0.5, 0), (0, 0.5), (0.5, 0.5))])
+    assert len(np.unique(points, axis=0)) == len(points) == (2 * 8)**2
+    assert np.array_equal(np.unique(points[:, 0]), np.arange(16) / 8)
+
+
+def test_absurd_logits_stay_finite(x):
+    class Absurd(Slope):
+        def decode(self, z, apply_sigmoid=False):
+            return tf.fill((len(z), 28, 28, 1), -2 * LOGIT_BOUND)
+
+    assert np.all(np.isfinite(log_marginal(Absurd(0.0, 0.0, 1), x).log_px))
+
+
+def test_a_needle_is_refused_and_not_missed_in_silence(x):
+    """A decoder with jumps everywhere: no grid of this course resolves it."""
+    class Needles(Slope):
+        def decode(self, z, apply_sigmoid=False):
+            z = tf.convert_to_tensor(z, tf.float32)
+            return tf.tile(tf.sin(1e5 * z[:, :1])[..., None, None] * 3, (1, 28, 28, 1))
+
+    with pytest.raises(ArithmeticError, match="too narrow for a step of"):
+        log_marginal(Needles(0.0, 0.0, 1), x[:1])
+
+
+@pytest.mark.parametrize(("call", "error", "message"), [
+    (lambda m, x: log_marginal(CVAE(latent_dim=3), x), ValueError, "latent_dim 1 or 2, got 3"),
+    (lambda m, x: log_marginal(m, x, tolerance=1e-6), ValueError, "at least 1e-4 nats, got 1e-06"),
+    (lambda m, x: log_marginal(m, x, tolerance=float("nan")), ValueError, "at least 1e-4 nats, got nan"),
+    (lambda m, x: log_marginal(m, x * 0.5), ValueError, "each pixel must be 0 or 1"),
+    (lambda m, x: log_marginal(m, x[:0]), ValueError, "no axis of length 0"),
+    (lambda m, x: log_weights(m, x, 0), ValueError, "samples must be at least 1, got 0"),
+    (lambda m, x: log_weights(m, x, 1.5), TypeError, "samples must be an integer, got 1.5"),
+    (lambda m, x: iwae_bound(np.zeros((3, 4)), 5), ValueError, r"samples >= 5, got \(3, 4\)"),
+    (lambda m, x: iwae_bound(np.zeros(4), 1), ValueError, "log_w must have shape"),
+    (lambda m, x: posterior_on_plane(CVAE(latent_dim=1), x, (0, 0), (1, 1)), ValueError, "latent_dim 2, got 1"),
+    (lambda m, x: climb(m, x, *m.encode(x), steps=0), ValueError, "steps must be at least 1"),
+])
+def test_bad_input_is_refused(pretrained, x, call, error, message):
+    with pytest.raises(error, match=message):
+        call(pretrained[0], x)
+
+
+def test_iwae_of_equal_weights_is_that_weight():
+    log_w = np.full((2, 12), -700.0)  # the weights themselves are 0 in float32
+    assert np.allclose(iwae_bound(log_w, 5), -700)
+    two = np.array([[-1000.0, -1001.0]])
+    assert np.isclose(iwae_bound(two, 2)[0], special.logsumexp(two) - np.log(2))
