@@ -82,7 +82,7 @@ def check_images(
     """Return `x` as a tensor, or say what is wrong with it.
 
     Raises TypeError on integers and booleans; ValueError on another rank, an empty batch, NaN or
-    other values than `levels` says. While TensorFlow traces a graph only type and rank can be checked.
+    other values than `levels` says. While a graph is traced only type and rank can be checked.
     """
     x = tf.convert_to_tensor(x)
     if not x.dtype.is_floating:

@@ -5,21 +5,22 @@
 # %% auto #0
 __all__ = ['latent_statistics', 'report']
 
-# %% ../nbs/09b_diagnosis.ipynb #1b1a04c6
+# %% ../nbs/09b_diagnosis.ipynb #9b29eef5
 import numpy as np
 
 from .elbo import kl_standard_normal
 from .evaluation import iwae_bound, log_marginal, log_weights
+from .likelihoods import bits_per_dimension
 from .manifold import encode_images
 from .model import VAE
 from .support import check_integer
 from .training import evaluate
 
-# %% ../nbs/09b_diagnosis.ipynb #42b85c33
+# %% ../nbs/09b_diagnosis.ipynb #6e9f36af
 def latent_statistics(
     model: VAE,
     x: np.ndarray,  # (n, 28, 28, 1) float32, each pixel 0 or 1
-) -> dict:  # "kl" (latent_dim,) in nats, "variance" of the means (latent_dim,), "active" (latent_dim,) bool
+) -> dict:  # kl in nats, variance of the means, active (bool), each (latent_dim,)
     "How much each latent dimension is used, averaged over the images."
     mean, logvar = encode_images(model, x)
     columns = zip(mean.T, logvar.T, strict=True)
@@ -27,7 +28,7 @@ def latent_statistics(
     variance = mean.var(axis=0, dtype=float)
     return {"kl": np.array(kl, float), "variance": variance, "active": variance > 0.01}
 
-# %% ../nbs/09b_diagnosis.ipynb #30ad25e8
+# %% ../nbs/09b_diagnosis.ipynb #cbe66ad6
 def report(
     model: VAE,
     x: np.ndarray,  # (n, 28, 28, 1) float32, each pixel 0 or 1
@@ -44,8 +45,10 @@ def report(
     log_w = log_weights(model, x[:iwae_images], k, seed)
     found["iwae"] = {"images": len(log_w), "k": k, "bound": float(iwae_bound(log_w, k).mean()),
                      "elbo_of_the_same": float(iwae_bound(log_w, 1).mean())}
-    if model.latent_dim <= 2:
+    if model.latent_dim <= 2 and model.likelihood.levels == 2:
         marginal = log_marginal(model, x)
         found["log_px"] = float(marginal.log_px.mean())
-        found["log_px_error"] = float(marginal.error.mean())
+        found["log_px_error"] = marginal.error_of_mean
+    found["bits_per_dimension"] = bits_per_dimension(found["elbo"], x.shape[1:],
+                                                     model.likelihood.levels)
     return found

@@ -20,26 +20,27 @@ from .support import atomic_path, check_integer
 
 # %% ../nbs/06_generation.ipynb #90ff468f
 def image_grid(
-    images: np.ndarray,  # (n, height, width, 1)
+    images: np.ndarray,  # (n, height, width, channels): 1, grey, or 3, red, green and blue
     columns: int | None = None,  # None: as square as possible
-) -> np.ndarray:  # (rows * height, columns * width); places without an image are 0
-    "Arrange a batch of images on one sheet, row by row."
+) -> np.ndarray:  # (rows * height, columns * width), for colours with a last axis of 3
+    "Arrange a batch of images on one sheet, row by row; places without an image are 0."
     images = np.asarray(images)
-    if images.ndim != 4 or images.shape[-1] != 1 or len(images) == 0:
-        raise ValueError("images must have shape (n, height, width, 1) with n > 0, "
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or len(images) == 0:
+        raise ValueError("images must have shape (n, height, width, 1 or 3) with n > 0, "
                          f"got {images.shape}.")
-    n, height, width, _ = images.shape
+    n, height, width, channels = images.shape
     columns = int(np.ceil(np.sqrt(n))) if columns is None else columns
     check_integer("columns", columns)
     rows = -(-n // columns)
-    sheet = np.zeros((rows * columns, height, width), images.dtype)
-    sheet[:n] = images[..., 0]
-    sheet = sheet.reshape(rows, columns, height, width).swapaxes(1, 2)
-    return sheet.reshape(rows * height, columns * width)
+    sheet = np.zeros((rows * columns, *images.shape[1:]), images.dtype)
+    sheet[:n] = images
+    sheet = sheet.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    sheet = sheet.reshape(rows * height, columns * width, channels)
+    return sheet if channels == 3 else sheet[..., 0]
 
 # %% ../nbs/06_generation.ipynb #8a56eea1
 def plot_images(
-    images: np.ndarray,  # (n, height, width, 1), values from 0 to 1
+    images: np.ndarray,  # (n, height, width, 1 or 3), values from 0 to 1
     columns: int | None = None,  # None: as square as possible
     title: str = "",
     scale: float = 0.45,  # inches per image
@@ -50,7 +51,7 @@ def plot_images(
     height = rows * scale + 0.3  # 0.3 inches for the title
     fig = Figure(figsize=(max(columns * scale, 1.5), height))
     ax = fig.add_axes((0, 0, 1, rows * scale / height))
-    ax.imshow(sheet, cmap="gray", vmin=0, vmax=1)
+    ax.imshow(np.clip(sheet, 0, 1), cmap="gray", vmin=0, vmax=1)
     ax.axis("off")
     ax.set_title(title, fontsize=9)
     return fig
@@ -62,7 +63,7 @@ def reconstruct(
     eps: tf.Tensor | None = None,  # (batch, latent_dim); None: decode the mean of q(z|x)
 ) -> tf.Tensor:  # (batch, 28, 28, 1) float32, the expected pixels
     "Encode and decode images."
-    return model.likelihood.mean(model(x, eps))
+    return model.likelihood.mean(model.call(x, eps))
 
 # %% ../nbs/06_generation.ipynb #bfe317f0
 def plot_reconstructions(

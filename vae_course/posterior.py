@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['gauss_hermite', 'smooth_elbo', 'climb', 'highest_code', 'posterior_on_plane']
 
-# %% ../nbs/09a_posterior.ipynb #7f0be28c
+# %% ../nbs/09a_posterior.ipynb #20731295
 import itertools
 
 import keras
@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from .data import check_images
 from .elbo import kl_standard_normal, log_normal_pdf
-from .evaluation import BLOCK, lattice, log_joint
+from .evaluation import BLOCK, flat_decoder, lattice, log_joint
 from .model import LOGVAR_BOUND, VAE
 from .support import check_integer
 
@@ -73,25 +73,25 @@ def climb(
         step()
     return mean.numpy(), logvar.numpy()
 
-# %% ../nbs/09a_posterior.ipynb #826b2314
+# %% ../nbs/09a_posterior.ipynb #1fd5090a
 def highest_code(
     model: VAE,  # with latent_dim 1 or 2
     x: np.ndarray,  # (n, 28, 28, 1) float32, each pixel 0 or 1
-    step: float = 1 / 16,
-    limit: int = 5,  # of the grid that is searched
+    step: float = 1 / 8,  # of the grid that is searched
+    limit: int = 5,  # how far it reaches
 ) -> np.ndarray:  # (n, latent_dim) float32
     "The code of the grid where the true posterior is highest."
     corners = itertools.product(range(-limit, limit), repeat=model.latent_dim)
     shift = (0.0,) * model.latent_dim
-    z = np.concatenate([lattice(corner, step, shift) for corner in corners])
-    x_logits, log_pz = model.decode(z), log_normal_pdf(z, 0.0, 0.0)
-    x, x_logits = check_images(x), tf.reshape(x_logits, (len(z), -1))
+    z, decode = np.concatenate([lattice(c, step, shift) for c in corners]), flat_decoder(model)
+    x_logits = np.concatenate([decode(part) for part in np.array_split(z, 1 + len(z) // 512)])
+    x, log_pz = check_images(x), log_normal_pdf(z, 0.0, 0.0)
     rows = max(1, BLOCK // len(z))
     best = [tf.argmax(log_joint(tf.reshape(part, (len(part), -1)), x_logits, log_pz), axis=1)
             for part in (x[i:i + rows] for i in range(0, len(x), rows))]
     return z[np.concatenate(best)]
 
-# %% ../nbs/09a_posterior.ipynb #d9164fae
+# %% ../nbs/09a_posterior.ipynb #5e99c6bb
 def posterior_on_plane(
     model: VAE,  # with latent_dim 2
     x: np.ndarray,  # (n, 28, 28, 1) float32, each pixel 0 or 1
@@ -105,6 +105,7 @@ def posterior_on_plane(
     x = check_images(x)
     z1, z2 = (np.linspace(a, b, points, dtype=np.float32) for a, b in zip(low, high, strict=True))
     z = np.stack(np.meshgrid(z1, z2), axis=-1).reshape(-1, 2)
-    x_logits = tf.reshape(model.decode(z), (len(z), -1))
+    decode = flat_decoder(model)
+    x_logits = np.concatenate([decode(part) for part in np.array_split(z, 1 + len(z) // 512)])
     joint = log_joint(tf.reshape(x, (len(x), -1)), x_logits, log_normal_pdf(z, 0.0, 0.0))
     return z1, z2, joint.numpy().reshape(-1, points, points)

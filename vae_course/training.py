@@ -210,8 +210,7 @@ def fit(
 ) -> tuple[CVAE, list]:  # the trained model and its history, a dict per epoch
     """Train as the recipe says. Raises what `check_images` raises, ValueError on a wrong or damaged
     checkpoint, OSError if none can be written, FloatingPointError if the loss is not finite."""
-    x_train = check_source(x_train, recipe.levels)
-    x_test = check_images(x_test, recipe.levels)
+    x_train, x_test = check_source(x_train, recipe.levels), check_images(x_test, recipe.levels)
     images = {"training images": fingerprint(x_train), "test images": fingerprint(x_test)}
     strategy = strategy or tf.distribute.get_strategy()
     keeper = Keeper(checkpoint_dir, asdict(recipe) | images, checkpoint_seconds, is_chief(strategy))

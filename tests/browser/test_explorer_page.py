@@ -1,0 +1,349 @@
+"""The explorer's page in Chromium, driven by mouse, finger and keys, its pictures against Python's.
+
+Skipped where Playwright or a Chromium is missing; $CHROMIUM names one that is not on the path.
+"""
+
+import os
+import re
+import shutil
+import threading
+
+import numpy as np
+import pytest
+
+from vae_course.explorer import build_explorer, serve
+from vae_course.model import CVAE
+
+playwright_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (dev extra)")
+NAMES = ["chromium", "chromium-browser", "google-chrome"]
+CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+
+ATOL = 1e-4  # of a probability; float32 sums in two orders stay some 100 times below
+GREY = 0.5 / 255 + ATOL  # what a screen's 256 levels add
+SAMPLE = "(codes) => explorer.then(({ decode }) => Array.from(decode(codes)))"
+CANVAS = """(canvas) => {
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  return Array.from({ length: canvas.width * canvas.height }, (_, i) => data[4 * i] / 255);
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def serving(folder):
+    server = serve(folder)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+@pytest.fixture(scope="module")
+def site(pretrained, mnist, x_test, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("explorer") / "page"
+    build_explorer(*pretrained, x_test, mnist[1][1], folder)
+    server = serving(folder)
+    yield server.url
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def opened(browser, site):
+    """A function that opens the page; what is not on this machine is out of reach, and noted."""
+    contexts, faults = [], []
+
+    def route(route):
+        if re.match(r"http://127\.0\.0\.1[:/]", route.request.url):
+            route.continue_()
+        else:
+            faults.append(f"asked for {route.request.url}")
+            route.abort()
+
+    def answered(answer):
+        if answer.status >= 400:
+            faults.append(f"{answer.status} {answer.url}")
+
+    def open_page(url=site, width=1280, height=900, errors=(), **options):
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        contexts.append(context)
+        context.route("**/*", route)
+        page = context.new_page()
+        page.on("console", lambda message: faults.append(f"{message.type}: {message.text}")
+                if "willReadFrequently" not in message.text else None)  # the tests read canvases, not the page
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("requestfailed", lambda request: faults.append(f"failed: {request.url}"))
+        page.on("response", answered)
+        page.goto(url)
+        assert page.evaluate("explorer.then(({ error }) => error ?? null)") is None
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not faults, faults
+
+
+def place(page):
+    return np.array(page.evaluate("explorer.then(({ z }) => z())"), np.float32)
+
+
+def settle(page):
+    """Wait until what was asked for is painted: two frames."""
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def wait_until(page, condition):
+    """Ask again and again; `wait_for_function` would need `eval`, which the page forbids."""
+    for _ in range(600):
+        if page.evaluate(condition):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"30 s went by without {condition}")
+
+
+def arrive(page, z):
+    """Wait for the browser to hand on a move: to z but for a pixel or two, 7 / 350 on the narrow page."""
+    wait_until(page, f"explorer.then((e) => Math.hypot(e.z()[0] - {z[0]}, e.z()[1] - {z[1]}) < 0.05)")
+
+
+def digit(page, selector="#digit"):
+    settle(page)
+    return np.reshape(page.locator(selector).evaluate(CANVAS), (28, 28))
+
+
+def python_digit(model, z):
+    return np.asarray(model.sample(np.reshape(z, (1, 2))))[0, ..., 0]
+
+
+def to_pixels(page, z):
+    """Where z lies in the window."""
+    box, extent = page.locator("#plane").bounding_box(), float(page.locator("#z1").get_attribute("max"))
+    return [box["x"] + box["width"] / 2 * (1 + z[0] / extent),
+            box["y"] + box["height"] / 2 * (1 - z[1] / extent)]
+
+
+def assert_shows(page, model):
+    np.testing.assert_allclose(digit(page), python_digit(model, place(page)), atol=GREY)
+
+
+def test_pixels_equal_pythons_at_random_points(opened, pretrained):
+    page, model = opened(), pretrained[0]
+    z = np.random.default_rng(0).normal(0, 2, (500, 2)).astype(np.float32)
+    pixels = np.reshape(page.evaluate(SAMPLE, z.ravel().tolist()), (500, 28, 28, 1))
+    np.testing.assert_allclose(pixels, model.sample(z), atol=ATOL)
+    assert page.evaluate("explorer.then(({ worst }) => worst)") < ATOL
+
+
+def test_without_vector_instructions(browser, site, pretrained):
+    def disable(route):
+        answer = route.fetch()
+        route.fulfill(response=answer, body=answer.text() + "\ntf.env().set('WASM_HAS_SIMD_SUPPORT', false);")
+
+    page, asked = browser.new_page(), []
+    page.on("request", lambda request: asked.append(request.url.rsplit("/")[-1]))
+    page.route("**/tf-backend-wasm.min.js", disable)
+    page.goto(site)
+    z = np.random.default_rng(2).normal(0, 2, (20, 2)).astype(np.float32)
+    pixels = np.reshape(page.evaluate(SAMPLE, z.ravel().tolist()), (20, 28, 28, 1))
+    np.testing.assert_allclose(pixels, pretrained[0].sample(z), atol=ATOL)
+    assert "tfjs-backend-wasm.wasm" in asked and "tfjs-backend-wasm-simd.wasm" not in asked
+    page.close()
+
+
+@pytest.mark.parametrize(("filters", "image_shape"), [((3, 5), (30, 25, 1)), ((2, 4), (8, 9, 3))])
+def test_decoders_of_other_sizes(opened, tmp_path, filters, image_shape):
+    model = CVAE(filters=filters, seed=0, image_shape=image_shape)
+    x = np.random.default_rng(0).integers(0, 2, (30, *image_shape)).astype(np.float32)
+    build_explorer(model, {}, x, np.arange(30) % 4, tmp_path / "page")
+    with serving(tmp_path / "page") as server:
+        page = opened(server.url)
+        z = np.random.default_rng(1).normal(size=(5, 2)).astype(np.float32)
+        pixels = np.reshape(page.evaluate(SAMPLE, z.ravel().tolist()), (5, *image_shape))
+        np.testing.assert_allclose(pixels, model.sample(z), atol=ATOL)
+        settle(page)
+        size = page.locator("#digit").evaluate("(canvas) => [canvas.height, canvas.width]")
+        assert tuple(size) == image_shape[:2]
+        server.shutdown()
+
+
+def test_the_mouse_moves_the_pointer(opened, pretrained):
+    page, (model, _) = opened(), pretrained
+    for z in ([0.0, 1.6], [-1.8, -1.3], [1.1, -0.7]):
+        page.mouse.move(*to_pixels(page, z))
+        arrive(page, z)
+        assert_shows(page, model)
+    assert page.locator("#nearest").text_content() in "479"  # whose clouds lie there
+
+
+def test_a_finger_moves_the_pointer(opened, pretrained):
+    page = opened(width=390, height=844, has_touch=True, is_mobile=True)
+    page.touchscreen.tap(*to_pixels(page, [0.0, 1.6]))
+    arrive(page, [0.0, 1.6])
+    settle(page)
+    assert page.locator("#nearest").text_content() == "0"
+    assert_shows(page, pretrained[0])
+
+
+def test_keys_move_the_pointer(opened, pretrained):
+    page = opened()
+    plane = page.locator("#plane")
+    page.keyboard.press("Tab")
+    for _ in range(8):  # reachable by Tab, with an outline
+        if plane.evaluate("(canvas) => canvas === document.activeElement"):
+            break
+        page.keyboard.press("Tab")
+    assert plane.evaluate("(canvas) => getComputedStyle(canvas).outlineStyle") == "solid"
+    for key, z in (("ArrowRight", [0.1, 0]), ("ArrowUp", [0.1, 0.1]), ("Shift+ArrowLeft", [-0.4, 0.1]),
+                   ("Shift+ArrowDown", [-0.4, -0.4])):
+        page.keyboard.press(key)
+        np.testing.assert_allclose(place(page), z, atol=1e-6)
+    assert_shows(page, pretrained[0])
+    page.keyboard.press("Home")
+    np.testing.assert_allclose(place(page), [0, 0], atol=1e-6)
+    assert page.evaluate("window.scrollY") == 0  # the arrow keys did not scroll
+    for _ in range(20):
+        page.keyboard.press("Shift+ArrowRight")
+    assert place(page)[0] == float(page.locator("#z1").get_attribute("max"))  # and no further
+
+
+def test_the_sliders_of_z(opened, pretrained):
+    page = opened()
+    page.locator("#z2").focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    np.testing.assert_allclose(place(page), [0, 0.03], atol=1e-6)
+    settle(page)
+    assert page.locator("#z2-value").text_content() == "0.03"
+    assert_shows(page, pretrained[0])
+
+
+def test_the_place_is_spoken_once_after_the_pointer_has_come_to_rest(opened):
+    page = opened()
+    page.evaluate("""() => {
+      window.spoken = [];
+      const status = document.getElementById("status");
+      new MutationObserver(() => spoken.push(status.textContent)).observe(status, { childList: true });
+    }""")
+    page.locator("#plane").focus()
+    for _ in range(6):
+        page.keyboard.press("ArrowUp")
+    assert page.evaluate("spoken") == []
+    wait_until(page, "spoken.length > 0")
+    (text,) = page.evaluate("spoken")
+    assert re.fullmatch(r"z₁ 0\.00, z₂ 0\.60\. Nearest test image: \d\.", text)
+
+
+def walk_ends(page):
+    ends = []
+    for t in (0, 1):
+        page.locator("#t").fill(str(t))
+        ends.append(place(page))
+    return ends
+
+
+def test_the_walk_is_straight_and_ends_where_it_should(opened, pretrained):
+    page, model = opened(), pretrained[0]
+    page.locator("#from").select_option(label="1")
+    page.locator("#to").select_option(label="0")
+    start, end = walk_ends(page)
+    settle(page)
+    assert page.locator("#nearest").text_content() == "0"
+    for t in (0.25, 0.5, 0.9):
+        page.locator("#t").fill(str(t))
+        np.testing.assert_allclose(place(page), (1 - t) * start + t * end, atol=1e-6)
+        assert_shows(page, model)
+
+
+def test_the_walk_plays_and_pauses(opened):
+    page = opened()
+    start, end = walk_ends(page)
+    play = page.get_by_role("button", name="Play")
+    play.click()
+    wait_until(page, "Number(document.getElementById('t').value) > 0.1")
+    page.get_by_role("button", name="Pause").click()
+    t, z = float(page.locator("#t").input_value()), place(page)
+    assert 0.1 < t < 1
+    # The slider holds t to two decimals.
+    np.testing.assert_allclose(z, (1 - t) * start + t * end, atol=0.01 * np.abs(end - start).max())
+    page.wait_for_timeout(200)
+    np.testing.assert_array_equal(place(page), z)
+    play.click()
+    wait_until(page, "document.getElementById('t').value === '1'")
+    play.wait_for()  # it says Play again
+    np.testing.assert_allclose(place(page), end, atol=1e-6)
+
+
+def test_who_wants_less_motion_gets_steps(opened):
+    page = opened(reduced_motion="reduce")
+    page.get_by_role("button", name="Next step").click()
+    assert float(page.locator("#t").input_value()) == pytest.approx(0.1)
+    z = place(page)
+    page.wait_for_timeout(300)
+    np.testing.assert_array_equal(place(page), z)
+
+
+def test_a_seed_gives_the_samples_of_python(opened, pretrained):
+    from vae_course.reparameterization import draw_eps
+
+    page, model = opened(), pretrained[0]
+    for seed in (0, 42, 99, 42):
+        page.locator("#seed").fill(str(seed))
+        z = draw_eps(seed, 0, (8, 2)).numpy()
+        for i in range(8):
+            shown = digit(page, f"#samples button:nth-child({i + 1}) canvas")
+            np.testing.assert_allclose(shown, python_digit(model, z[i]), atol=GREY)
+    page.locator("#samples button").nth(2).click()
+    extent = float(page.locator("#z1").get_attribute("max"))
+    np.testing.assert_allclose(place(page), z[2].clip(-extent, extent), atol=1e-6)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_it_fits_and_axe_finds_nothing_serious(opened, scheme, width):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page = opened(width=width, height=844, color_scheme=scheme)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for selector in ("#digit", "#plane", "#play", "#seed"):
+        box = page.locator(selector).bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= width, selector
+    if width == 390:  # plane and digit can be seen together
+        assert page.locator("#plane").bounding_box()["y"] + page.locator("#plane").bounding_box()["height"] <= 844
+    corner = page.locator("#plane").evaluate("(canvas) => canvas.getContext('2d').getImageData(60, 2, 1, 1).data[0]")
+    assert (corner < 128) == (scheme == "dark")
+    found = axe.run(page).response["violations"]
+    assert not [rule["id"] for rule in found if rule["impact"] in ("serious", "critical")]
+    page.wait_for_timeout(50)
+
+
+def test_in_an_iframe(opened, site):
+    page = opened()
+    page.evaluate("(url) => { const frame = document.createElement('iframe'); frame.src = url; document.body.append(frame); }",
+                  site)
+    frame = page.frame_locator("iframe")
+    playwright_api.expect(frame.locator("#check")).to_contain_text("8 codes", timeout=20_000)
+
+
+@pytest.mark.parametrize(("name", "spoil", "message"), [
+    ("explorer.bin", lambda content: content[:-4], "too short"),
+    ("explorer.bin", lambda content: content + b"\0" * 4, "too long"),
+    ("explorer.bin", lambda content: b"\0\0\x80\x3f" * 2000 + content[8000:], "other pixels"),
+    ("explorer.json", lambda content: None, "404"),
+])
+def test_a_damaged_page_says_so(browser, model, x_test, tmp_path, name, spoil, message):
+    folder = build_explorer(model, {}, x_test[:50], np.arange(50) % 10, tmp_path / "page")
+    content = spoil((folder / name).read_bytes())
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    with serving(folder) as server:
+        page = browser.new_page()
+        page.goto(server.url)
+        page.evaluate("explorer")
+        assert message in page.locator("#message").text_content()
+        page.close()
+        server.shutdown()
