@@ -161,3 +161,52 @@ def test_two_processes_write_one_run(tmp_path):
 def test_devices_and_processes_exclude_each_other(tmp_path):
     result = command("--devices", 2, "--processes", 2, "--out", tmp_path / "run")
     assert result.exit_code == 2 and "not both" in result.output
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    """A run of one epoch on 640 images."""
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    result = CliRunner().invoke(main, ["train", "--epochs", "1", "--train-images", "640", "--out", str(folder)],
+                                catch_exceptions=False)
+    assert result.exit_code == 0
+    return folder
+
+
+def test_evaluate_prints_and_writes_the_same_figures(small_run, x_test):
+    result = CliRunner().invoke(main, ["evaluate", str(small_run), "--test-images", "200", "--samples", "5"],
+                                catch_exceptions=False)
+    found = json.loads((small_run / "evaluation.json").read_text())
+    assert result.exit_code == 0 and found["images"] == 200 and found["iwae"]["k"] == 5
+    assert found["elbo"] == evaluate(load_run(small_run, "cvae")[0], x_test[:200])["elbo"]
+    # Bounds in order; the ELBO of 200 images has a Monte Carlo error of a few tenths of a nat.
+    assert found["elbo"] - 1 < found["iwae"]["bound"] < found["log_px"] + 0.5
+    assert f"{found['log_px']}" in result.output and "active units" in result.output
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["evaluate", "nowhere"], "there is no nowhere"),
+    (["evaluate", "nowhere", "--samples", "0"], "0 is not in the range"),
+    (["explore", "nowhere"], "there is no nowhere"),
+    (["explore", "nowhere", "--port", "70000"], "70000 is not in the range"),
+    (["train", "--data", "letters"], "'letters' is not one of 'mnist', 'fashion_mnist', 'cifar10', 'photographs'"),
+    (["train", "--likelihood", "gaussian"], "likelihood must be one of ('bernoulli',"),
+    (["train", "--beta", "-1"], "beta must be at least 0"),
+])
+def test_bad_arguments_are_refused(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code in (1, 2) and message in " ".join(result.output.split())
+    assert not any(tmp_path.iterdir())  # nothing was left behind
+
+
+def test_grey_digits_train_with_their_own_likelihood(tmp_path):
+    out = tmp_path / "grey"
+    result = CliRunner().invoke(main, ["train", "--epochs", "1", "--train-images", "320", "--likelihood",
+                                       "discretized_logistic", "--filters", "8", "16", "--out", str(out)],
+                                catch_exceptions=False)
+    model, card = load_run(out, "cvae")
+    assert result.exit_code == 0 and card["recipe"]["likelihood"] == "discretized_logistic"
+    assert model.decoder.output_shape == (None, 28, 28, 2) and (out / "manifold.png").exists()
+    looked = CliRunner().invoke(main, ["evaluate", str(out), "--test-images", "50", "--samples", "2"])
+    assert looked.exit_code == 0 and "bits per dimension" in looked.output and "log px" not in looked.output
