@@ -182,7 +182,7 @@ def log_marginal(
     raise ArithmeticError(f"the integrand is too narrow for a step of {step}: the error is still "
                           f"about {error:.1e} nats. Allow a larger tolerance.")
 
-# %% ../nbs/09_evaluation.ipynb #ea1458b4
+# %% ../nbs/09_evaluation.ipynb #0a73457b
 def log_weights(
     model: VAE,
     x: np.ndarray,  # (n, 28, 28, 1) float32, each pixel 0 or 1
@@ -191,7 +191,7 @@ def log_weights(
 ) -> np.ndarray:  # (n, samples) float32, log p(x, z) - log q(z|x), nats
     "Log importance weights of each image; raises what `check_images` raises."
     check_integer("samples", samples)
-    x, rows, parts = check_images(x), max(1, 5000 // samples), []
+    x, rows, parts = model.check(x), max(1, 5000 // samples), []
     for i in range(0, len(x), rows):
         part = x[i:i + rows]
         mean, logvar = (tf.repeat(t, samples, axis=0) for t in model.encode(part))

@@ -45,7 +45,7 @@ def smooth_elbo(
     expected = tf.linalg.matvec(tf.reshape(log_px_z, (-1, len(eps))), weights)
     return expected - kl_standard_normal(mean, logvar)
 
-# %% ../nbs/09a_posterior.ipynb #e494fcd0
+# %% ../nbs/09a_posterior.ipynb #68c96718
 def climb(
     model: VAE,
     x: np.ndarray,  # (n, 28, 28, 1) float32, each pixel 0 or 1
@@ -56,7 +56,7 @@ def climb(
 ) -> tuple:  # mean, logvar, each (n, latent_dim) float32
     "The Gaussian of the highest ELBO for each image by itself, found by Adam."
     check_integer("steps", steps)
-    x, mean, logvar = check_images(x), tf.Variable(mean), tf.Variable(logvar)
+    x, mean, logvar = model.check(x), tf.Variable(mean), tf.Variable(logvar)
     rate = keras.optimizers.schedules.CosineDecay(0.1, steps)
     optimizer = keras.optimizers.Adam(rate, beta_1=0.8, beta_2=0.95)
 
