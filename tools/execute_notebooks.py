@@ -3,7 +3,7 @@
     python tools/execute_notebooks.py [--slow] [NOTEBOOK ...]
 
 Cells marked `#| slow` are run only with --slow; without it they keep the outputs they have.
-A notebook is written only if all of its cells ran.
+A notebook is written only if all of its cells ran, and nobody changed the file meanwhile.
 """
 
 import argparse
@@ -37,7 +37,8 @@ def tidy(cell):
 
 def execute(path: Path, slow: bool):
     """Run one notebook in a fresh kernel and write it with its outputs."""
-    notebook = nbformat.read(path, as_version=4)
+    before = path.read_bytes()
+    notebook = nbformat.reads(before.decode(), as_version=4)
     client = NotebookClient(notebook, timeout=7200, coalesce_streams=True,
                             resources={"metadata": {"path": str(path.parent)}})
     with client.setup_kernel():
@@ -47,6 +48,8 @@ def execute(path: Path, slow: bool):
             cell.outputs = []
             client.execute_cell(cell, index)
             tidy(cell)
+    if path.read_bytes() != before:
+        raise RuntimeError(f"{path} was changed while it ran; nothing was written. Run it again.")
     nbformat.write(notebook, path)
 
 
