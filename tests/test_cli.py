@@ -1,6 +1,5 @@
 """The main job as a process: files, refusals, Ctrl-C."""
 
-import contextlib
 import json
 import signal
 import subprocess
@@ -83,21 +82,41 @@ def test_ctrl_c_leaves_finished_files_whole(tmp_path, x_test):
             deadline = time.monotonic() + 120  # a guard against a hang, not a measurement
             while not (folder / "history.png").exists() and time.monotonic() < deadline:
                 time.sleep(0.05)
-            # Python drops an interrupt that falls into a destructor; a user would press again.
-            while process.poll() is None and time.monotonic() < deadline + 60:
-                process.send_signal(signal.SIGINT)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=15)
-            output, _ = process.communicate(timeout=1)
+            process.send_signal(signal.SIGINT)  # once: a user must not have to press again
+            output, _ = process.communicate(timeout=120)
         finally:
             process.kill()
-    # What Python reports about such a dropped interrupt ("Exception ignored in …") is not our traceback.
     assert process.returncode == 130 and "--resume --out" in output
-    assert "Traceback" not in output.split("Exception ignored in")[0]
+    assert "Traceback" not in output and "ignored" not in output
     model, card = load_run(folder, "cvae")
     assert abs(evaluate(model, x_test)["elbo"] - card["test_elbo"]) < 1e-3
     assert json.loads((folder / "history.json").read_text())
     assert not [path.name for path in folder.iterdir() if ".tmp" in path.name]
+
+
+def test_a_dropped_interrupt_comes_again():
+    """Python drops what is raised while it frees memory; here the first Ctrl-C falls there."""
+    program = """
+import signal, sys, time
+from vae_course.cli import interrupt_again
+
+class Fragile:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(0)  # here the interrupt is raised
+
+sys.unraisablehook = interrupt_again
+thing = Fragile()
+try:
+    del thing
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    default = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120,
+                          preexec_fn=default)
+    assert done.stdout == "interrupted\n" and "ignored" not in done.stderr
 
 
 def command(*arguments):

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CODES', 'BLOCK', 'STEPS', 'EMPTY', 'log_joint', 'lattice', 'flat_decoder', 'log_sum', 'cover', 'refine',
-           'remaining_error', 'Marginal', 'check_quadrature', 'log_marginal', 'log_weights', 'iwae_bound']
+           'remaining_error', 'Marginal', 'check_quadrature', 'log_marginal', 'sample_log_weights', 'log_weights',
+           'iwae_bound']
 
 # %% ../nbs/09_evaluation.ipynb #929a93f0
 import itertools
@@ -182,6 +183,24 @@ def log_marginal(
     raise ArithmeticError(f"the integrand is too narrow for a step of {step}: the error is still "
                           f"about {error:.1e} nats. Allow a larger tolerance.")
 
+# %% ../nbs/09_evaluation.ipynb #4d168ff5
+def sample_log_weights(
+    model: VAE,
+    x: tf.Tensor,  # (batch, 28, 28, 1) float32, images that the model accepts
+    eps: tf.Tensor,  # (batch, k, latent_dim) float32, drawn from N(0, I)
+) -> tf.Tensor:  # (batch, k) float32, log p(x, z) - log q(z|x), nats
+    "Log importance weights; gradients pass through. ValueError if `eps` does not fit."
+    x, eps = model.check(x), tf.convert_to_tensor(eps, tf.float32)
+    if not eps.shape.is_compatible_with((x.shape[0], None, model.latent_dim)):
+        raise ValueError(f"eps must have shape (batch, k, latent_dim), here ({x.shape[0]}, k, "
+                         f"{model.latent_dim}), got {tuple(eps.shape)}.")
+    k = eps.shape[1]
+    mean, logvar = (tf.repeat(t, k, axis=0) for t in model.encode(x))
+    z = reparameterize(mean, logvar, tf.reshape(eps, (-1, model.latent_dim)))
+    log_px_z = model.log_likelihood(tf.repeat(x, k, axis=0), z)
+    log_w = log_px_z + log_normal_pdf(z, 0.0, 0.0) - log_normal_pdf(z, mean, logvar)
+    return tf.reshape(log_w, (-1, k))
+
 # %% ../nbs/09_evaluation.ipynb #0a73457b
 def log_weights(
     model: VAE,
@@ -189,17 +208,13 @@ def log_weights(
     samples: int,  # codes drawn from q(z|x) for each image
     seed: int = 0,
 ) -> np.ndarray:  # (n, samples) float32, log p(x, z) - log q(z|x), nats
-    "Log importance weights of each image; raises what `check_images` raises."
+    "Log importance weights from noise of each image's own, in parts; raises as `check_images`."
     check_integer("samples", samples)
     x, rows, parts = model.check(x), max(1, 5000 // samples), []
     for i in range(0, len(x), rows):
         part = x[i:i + rows]
-        mean, logvar = (tf.repeat(t, samples, axis=0) for t in model.encode(part))
         eps = [draw_eps(seed, i + j, (samples, model.latent_dim)) for j in range(len(part))]
-        z = reparameterize(mean, logvar, tf.concat(eps, axis=0))
-        log_px_z = model.log_likelihood(tf.repeat(part, samples, axis=0), z)
-        log_w = log_px_z + log_normal_pdf(z, 0.0, 0.0) - log_normal_pdf(z, mean, logvar)
-        parts.append(tf.reshape(log_w, (len(part), samples)))
+        parts.append(sample_log_weights(model, part, tf.stack(eps)))
     return np.concatenate(parts)
 
 # %% ../nbs/09_evaluation.ipynb #54b4e086

@@ -1,0 +1,229 @@
+"""Build the site with Quarto, or preview and check it without.
+
+    python tools/build_site.py site                 into _docs/, with Quarto
+    python tools/build_site.py check [--out DIR]    into _site_check/, with pandoc alone
+
+Both process the notebooks as nbdev does, into _proc/. `check` then makes a plain page of each with
+pandoc, whose warnings count as errors. Both end with the checks of check_pages.py.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from configparser import ConfigParser
+from importlib import import_module
+from pathlib import Path
+
+import nbformat
+import yaml
+from check_pages import LIMIT, Page, check_pages, weigh_pages
+from preview import directives, make_preview, pandoc
+
+ROOT = Path(__file__).resolve().parent.parent
+NO_QUARTO = """Quarto is not on the PATH, so there is no site; nothing was installed or changed.
+Get it from https://quarto.org/docs/get-started/ and run this again, or let the workflow
+.github/workflows/site.yml build it. `make site-check` needs no Quarto."""
+
+
+def read_settings(root: Path) -> dict:
+    """settings.ini; the repository has a name as soon as `user` is not empty."""
+    config = ConfigParser(delimiters=["="])
+    config.read(root / "settings.ini", encoding="utf-8")
+    return dict(config["DEFAULT"])
+
+
+def sidebar(root: Path) -> list:
+    """The entries of _quarto.yml's sidebar: (section or None, file, text or None)."""
+    website = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))["website"]
+    entries = []
+    for item in website["sidebar"]["contents"]:
+        section = item.get("section") if isinstance(item, dict) else None
+        for entry in item["contents"] if section else [item]:
+            entry = {"href": entry} if isinstance(entry, str) else entry
+            entries.append((section, entry["href"], entry.get("text")))
+    return entries
+
+
+def write_nbdev_yml(root: Path, settings: dict):
+    """nbdev's own file; without addresses as long as there are none, else with links to the source."""
+    from nbdev.quarto import refresh_quarto_yml
+    refresh_quarto_yml()
+    path = root / "nbs" / "nbdev.yml"
+    text = path.read_text(encoding="utf-8")
+    if settings["user"]:
+        text += "  repo-subdir: nbs\n  repo-actions: [edit, issue]\n"
+    else:
+        text = re.sub(r"^  (site-url|repo-url|repo-branch):.*\n", "", text, flags=re.M)
+    path.write_text(text, encoding="utf-8")
+
+
+def mend_links(text: str, settings: dict) -> str:
+    """Links that nbdev made: to pages of this site in relative form, to the source if it is online."""
+    from vae_course._modidx import d as index  # with the addresses of the last nbdev_export
+    was = index["settings"]
+    text = re.sub(r"\[source\]\([^)]*\)\{[^}]*\}\s*", "", text) if not settings["user"] else \
+        text.replace(was["git_url"] + "/", settings["git_url"] + "/")
+    own = re.escape(was["doc_host"] + was["doc_baseurl"] + "/")
+    # Only functions and classes have an anchor, so a method's link leads to its class.
+    text = re.sub(own + r"([\w-]+\.html#\w+)(?:\.\w+)?", r"\1", text)
+    # The picture of a Colab badge comes from another server; its link does as well.
+    return re.sub(r"\[!\[([^\]]*)\]\(https:[^)]*badge[^)]*\)\]", r"[\1]", text)
+
+
+def mend(path: Path, settings: dict):
+    """What nbdev leaves to be mended in a processed notebook."""
+    notebook = nbformat.read(path, as_version=4)
+    source = nbformat.read(path.parent.parent / "nbs" / path.name, as_version=4)
+    front = yaml.safe_load(notebook.cells[0].source.strip().strip("-"))
+    # nbdev takes the title from the first cell and drops the rest of it; list items with a colon
+    # become metadata. Here the rest comes back, and the title gets the number that the text uses.
+    first = source.cells[0].source
+    rest = re.sub(r"\A# .*\n+(?:> .*\n+)?", "", first + "\n\n")
+    number = re.match(r"([01]\d[a-z]?)_", path.name)
+    front = {"title": (number[1] + " " if number else "") + front["title"],
+             "description": front.get("description", ""), "output-file": front["output-file"]}
+    notebook.cells[0].source = f"---\n{yaml.safe_dump(front, allow_unicode=True)}---\n"
+    cells = [notebook.cells[0], nbformat.v4.new_markdown_cell(rest)]
+    for cell in notebook.cells[1:]:
+        if cell.cell_type == "markdown":
+            cell.source = mend_links(cell.source, settings)
+        for output in cell.get("outputs", []):
+            if "text/markdown" in output.get("data", {}):
+                output.data["text/markdown"] = mend_links(output.data["text/markdown"], settings)
+        # A solution folds with its output; `code-fold` alone would leave the result in sight.
+        title = directives(cell).get("code-summary", "") if cell.cell_type == "code" else ""
+        if title.startswith("Solution"):
+            cell.source = re.sub(r"^#\| code-(fold|summary).*\n", "", cell.source, flags=re.M)
+            opening = f'::: {{.callout-tip collapse="true" icon="false" title="{title}"}}'
+            cells += [nbformat.v4.new_markdown_cell(opening), cell, nbformat.v4.new_markdown_cell(":::")]
+        else:
+            cells.append(cell)
+    notebook.cells = cells
+    nbformat.write(notebook, path)
+
+
+def api_page(root: Path, settings: dict) -> str:
+    """Every exported name with its signature and docments, and where it is taught."""
+    from nbdev.showdoc import show_doc
+    parts = ["---\ntitle: API\ndescription: Every function and class of the library, and where it is "
+             "taught.\n---\n\nThis page is generated from the code of the chapters."]
+    for _, file, _ in sidebar(root):
+        text = (root / "nbs" / file).read_text(encoding="utf-8") if file.endswith(".ipynb") else ""
+        name = re.search(r"#\| default_exp (\w+)", text)
+        if not name:
+            continue
+        module = import_module(f"vae_course.{name[1]}")
+        title = re.search(r'"# (.*?)(?:\\n)?"', text)[1]
+        parts.append(f"## vae_course.{name[1]}\n\nTaught in [{title}]({file}). {module.__doc__ or ''}")
+        for symbol in module.__all__:
+            value = getattr(module, symbol)
+            value = getattr(value, "python_function", value)  # of a tf.function
+            if getattr(value, "__module__", None) != module.__name__ or not hasattr(value, "__qualname__"):
+                parts.append(f"### {symbol} {{#{name[1]}.{symbol}}}\n\nA constant of type "
+                             f"`{type(value).__name__}`.")
+                continue
+            parts.append(api_entry(show_doc(value), f"{name[1]}.{symbol}", 3)
+                         + f"\n\n[Taught here]({file}#{symbol.lower()})")
+            for method, function in vars(value).items() if isinstance(value, type) else ():
+                if callable(function) and method[0] != "_" and function.__module__ == module.__name__:
+                    parts.append(api_entry(show_doc(function), f"{name[1]}.{symbol}.{method}", 4))
+    return mend_links("\n\n".join(parts) + "\n", settings)
+
+
+def api_entry(shown, anchor: str, level: int) -> str:
+    """One documented object, under a heading with an anchor of its own."""
+    text = shown._repr_markdown_().removeprefix("---\n\n")
+    title = ".".join(anchor.split(".")[1:])
+    return re.sub(r"^#+ .*$", f"{'#' * level} {title} {{#{anchor}}}", text, count=1, flags=re.M)
+
+
+def process(root: Path, settings: dict) -> Path:
+    """Write what Quarto renders into _proc/: nbdev's notebooks, mended, and the API page."""
+    from nbdev.serve import proc_nbs
+    write_nbdev_yml(root, settings)
+    folder = proc_nbs(force=True, n_workers=0)  # TensorFlow is loaded here already, and quiet
+    for path in sorted(folder.glob("*.ipynb")):
+        mend(path, settings)
+    (folder / "api.qmd").write_text(api_page(root, settings), encoding="utf-8")
+    return folder
+
+
+def build_explorer(out: Path):
+    """The page that chapter 15 builds, from the weights that come with the course."""
+    from vae_course.data import load_mnist, preprocess_images
+    from vae_course.explorer import build_explorer as build
+    from vae_course.runs import load_pretrained
+    grey, labels = load_mnist()[1]
+    shutil.rmtree(out / "explorer", ignore_errors=True)
+    build(*load_pretrained(), preprocess_images(grey), labels, out / "explorer")
+
+
+def check_notebooks(root: Path) -> list[str]:
+    """Every notebook has one place in the sidebar, and every place a notebook."""
+    listed = [file for _, file, _ in sidebar(root)]
+    there = {path.name for path in (root / "nbs").glob("*.ipynb")} | {"api.qmd"}
+    return ([f"_quarto.yml: {name} is not in the sidebar" for name in sorted(there - set(listed))]
+            + [f"_quarto.yml: {name} does not exist" for name in sorted(set(listed) - there)]
+            + [f"_quarto.yml: {name} is there twice" for name in set(listed) if listed.count(name) > 1])
+
+
+def check_texts(root: Path) -> list[str]:
+    """pandoc's warnings and the dead links of the repository's own markdown files."""
+    pages, faults = {}, []
+    for path in sorted([*root.glob("*.md"), *root.glob("[a-z]*/*.md")]):
+        text, warnings = pandoc(path.read_text(encoding="utf-8"), "--from=gfm")
+        faults += [f"{path.name}: {line}" for line in warnings.strip().split("\n") if line]
+        pages[path.resolve()] = Page(text)
+    return faults + [fault for fault in check_pages(pages) if " from elsewhere" not in fault]
+
+
+def report(out: Path, faults: list[str]) -> int:
+    """Check the finished pages, print their weights and all faults; the number of faults."""
+    pages = {path.resolve(): Page(path.read_text(encoding="utf-8")) for path in out.rglob("*.html")}
+    faults = faults + check_pages(pages)
+    weights = dict(sorted(weigh_pages(out, pages).items()))
+    (out / "pages.json").write_text(json.dumps(weights, indent=1) + "\n", encoding="utf-8")
+    for name, weight in weights.items():
+        print(f"{weight / 1000:8.1f} kB  {name}")
+        if weight > LIMIT and not name.startswith("explorer"):
+            faults.append(f"{name}: {weight:,} bytes, more than {LIMIT:,}")
+    print(*faults, sep="\n", file=sys.stderr)
+    print(f"{len(weights)} pages, {len(faults)} faults")
+    return len(faults)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=["site", "check"])
+    parser.add_argument("--out", type=Path, help="where to put the preview [_site_check]")
+    parser.add_argument("--root", type=Path, default=ROOT, help="another checkout, for tests")
+    arguments = parser.parse_args()
+    root = arguments.root.resolve()
+    out = (arguments.out or root / "_site_check").resolve()
+    if arguments.what == "site" and not shutil.which("quarto"):
+        sys.exit(NO_QUARTO)
+    from vae_course.support import quiet_tensorflow
+    quiet_tensorflow()
+    os.chdir(root)  # nbdev looks for settings.ini from here
+    settings = read_settings(root)
+    faults = check_notebooks(root)
+    if faults:
+        sys.exit("\n".join(faults))
+    processed = process(root, settings)
+    if arguments.what == "site":
+        subprocess.run(["quarto", "render", "--no-cache"], cwd=processed, check=True)
+        out = root / "_docs"
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.move(processed / "_docs", out)
+    else:
+        faults = make_preview(processed, out, sidebar(root), settings["title"]) + check_texts(root)
+    build_explorer(out)
+    sys.exit(report(out, faults) > 0)
+
+
+if __name__ == "__main__":
+    main()

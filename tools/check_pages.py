@@ -1,0 +1,75 @@
+"""What every page of the site must hold to: links, anchors, images, weight."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+LIMIT = 1_000_000  # bytes that opening a page may load
+LOADED = {("img", "src"), ("script", "src"), ("iframe", "src"), ("source", "src"), ("video", "src"),
+          ("link", "href")}
+
+
+class Page(HTMLParser):
+    """The links, anchors and faults of one HTML text."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.anchors, self.links, self.faults, self.headings = set(), [], [], 0
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.anchors |= {found[name] for name in ("id", "name") if found.get(name)}
+        self.headings += tag == "h1"
+        for name in ("href", "src"):
+            # A link element that only names an address (canonical, next) loads nothing.
+            named = tag == "link" and not re.search("stylesheet|icon|preload", found.get("rel") or "")
+            if found.get(name) is not None and not named:
+                self.links.append((tag, name, found[name].strip()))
+        if tag == "img" and not (found.get("alt") or "").strip() and found.get("role") != "presentation":
+            self.faults.append(f"image without alt text: {(found.get('src') or '')[:60]}")
+        if tag == "iframe" and not found.get("title"):
+            self.faults.append(f"iframe without title: {found.get('src')}")
+        if "citation" in (found.get("class") or "").split():
+            self.faults.append(f"reference to an equation that is not there: @{found.get('data-cites')}")
+
+
+def check_pages(pages: dict[Path, Page]) -> list[str]:
+    """Every fault of these pages, with the file it is in."""
+    faults = []
+    for path, page in pages.items():
+        faults += [f"{path.name}: {fault}" for fault in page.faults]
+        for tag, name, link in page.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                if (tag, name) in LOADED and parts.scheme != "data":
+                    faults.append(f"{path.name}: loads {link} from elsewhere")
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            if target.is_dir():
+                target /= "index.html"
+            if target not in pages and not target.exists():
+                faults.append(f"{path.name}: link to {link}, which does not exist")
+            elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors:
+                faults.append(f"{path.name}: link to {link}, but there is no such anchor")
+    return sorted(set(faults))
+
+
+def weigh_pages(folder: Path, pages: dict[Path, Page]) -> dict[str, int]:
+    """Bytes that opening each page loads from the site: itself, and what it shows or runs.
+
+    A page inside a page loads later, when it comes into view; it has a row of its own.
+    """
+    weights = {}
+    for path, page in pages.items():
+        files = {path} | {(path.parent / unquote(urlsplit(link).path)).resolve()
+                          for tag, name, link in page.links
+                          if (tag, name) in LOADED and tag != "iframe" and not urlsplit(link).scheme}
+        for sheet in [file for file in files if file.suffix == ".css" and file.is_file()]:
+            files |= {(sheet.parent / urlsplit(link).path).resolve() for link in
+                      re.findall(r"url\([\"']?([^\"')]+)", sheet.read_text(encoding="utf-8"))
+                      if not link.startswith(("data:", "#"))}
+        name = str(path.relative_to(folder.resolve()))
+        weights[name] = sum(file.stat().st_size for file in files if file.is_file())
+    return weights

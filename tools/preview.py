@@ -1,0 +1,141 @@
+"""A plain page of each processed notebook, by pandoc alone: what `make site-check` looks at."""
+
+import base64
+import html
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import nbformat
+import pypandoc
+import yaml
+
+TOOLS = Path(__file__).parent.resolve()
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title} – {site}</title>
+<meta name="description" content="{description}">
+<meta property="og:title" content="{title}">
+<meta property="og:description" content="{description}">
+<meta property="og:site_name" content="{site}">
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="preview.css">
+</head>
+<body>
+<div class="layout">
+<nav class="chapters" aria-label="Chapters">{chapters}</nav>
+<main>
+<h1>{title}</h1>
+<p class="subtitle">{description}</p>
+{body}
+<footer>{previous}{next}</footer>
+</main>
+</div>
+</body>
+</html>
+"""
+
+
+def directives(cell) -> dict:
+    """The `#| name: value` lines of a code cell."""
+    found = re.findall(r"^#\| ?([\w-]+):? *(.*)$", cell.source, flags=re.M)
+    return {name: str(yaml.safe_load(value)) if value else "" for name, value in found}
+
+
+def pandoc(text: str, *options: str) -> tuple[str, str]:
+    """HTML of a markdown text, and what pandoc warned of."""
+    done = subprocess.run([pypandoc.get_pandoc_path(), "--to=html5", "--mathml", *options],
+                          input=text, capture_output=True, text=True, encoding="utf-8")
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return done.stdout, done.stderr
+
+
+def code_markdown(cell, figures: Path) -> str:
+    """A code cell with its outputs, as Quarto would show them."""
+    options, parts = directives(cell), []
+    lines = [line for line in cell.source.split("\n") if not line.startswith("#|")]
+    if options.get("echo") != "False" and "".join(lines).strip():
+        parts.append("````python\n" + "\n".join(lines) + "\n````")
+        if "code-fold" in options:
+            state = " open" if options["code-fold"] == "show" else ""
+            summary = html.escape(options.get("code-summary", "Code"))
+            parts = [f"<details{state}><summary>{summary}</summary>", *parts, "</details>"]
+    for number, output in enumerate(cell.outputs):
+        data = output.get("data", {})
+        kind = next((kind for kind in data if kind.startswith("image/")), None)
+        if output.output_type == "stream":
+            parts.append("````output\n" + output.text.rstrip() + "\n````")
+        elif "text/markdown" in data:
+            parts.append(data["text/markdown"])
+        elif kind:
+            file = figures / f"{cell.id}-{number}.{kind.split('/')[1].split('+')[0]}"
+            content = data[kind]
+            file.write_bytes(content.encode() if "svg" in kind else base64.b64decode(content))
+            parts.append(f'<figure><img src="figures/{file.name}" alt="'
+                         f'{html.escape(options.get("fig-alt", ""))}" loading="lazy"><figcaption>\n\n'
+                         f'{options.get("fig-cap", "")}\n\n</figcaption></figure>')
+        elif "text/plain" in data:
+            parts.append("````output\n" + data["text/plain"] + "\n````")
+    return "\n\n".join(parts)
+
+
+def read_page(path: Path, figures: Path) -> tuple[dict, str]:
+    """Front matter and markdown of a processed notebook or .qmd file."""
+    if path.suffix == ".ipynb":
+        cells = nbformat.read(path, as_version=4).cells
+        parts = [code_markdown(cell, figures) if cell.cell_type == "code" else cell.source for cell in cells]
+        text = "\n\n".join(parts)
+    else:
+        text = path.read_text(encoding="utf-8")
+    front, text = re.match(r"---\n(.*?)\n---\s*(.*)", text, flags=re.S).groups()
+    return yaml.safe_load(front), text
+
+
+def chapter_list(entries: list, titles: dict, names: dict, current: str) -> str:
+    """The sidebar."""
+    parts, last = ["<ul>"], None
+    for section, file, text in entries:
+        if section != last:
+            parts.append(f"</ul><h2>{html.escape(section)}</h2><ul>")
+        here = ' aria-current="page"' if file == current else ""
+        parts.append(f'<li><a href="{names[file]}"{here}>{html.escape(text or titles[file])}</a></li>')
+        last = section
+    return "".join(parts) + "</ul>"
+
+
+def make_preview(processed: Path, out: Path, entries: list, site: str) -> list[str]:
+    """Write a page of each sidebar entry into `out`; the faults that turned up."""
+    shutil.rmtree(out, ignore_errors=True)
+    (out / "figures").mkdir(parents=True)
+    shutil.copy(TOOLS / "preview.css", out)
+    shutil.copytree(processed / "images", out / "images")
+    files, faults, bodies, fronts = [file for _, file, _ in entries], [], {}, {}
+    for file in files:
+        fronts[file], text = read_page(processed / file, out / "figures")
+        bodies[file], warnings = pandoc(text, "--from=markdown", f"--lua-filter={TOOLS / 'preview.lua'}")
+        faults += [f"{file}: {line}" for line in warnings.strip().split("\n") if line]
+    names = {file: fronts[file].get("output-file", Path(file).stem + ".html") for file in files}
+    titles = {file: fronts[file]["title"] for file in files}
+    for twice in {name for name in names.values() if list(names.values()).count(name) > 1}:
+        faults.append(f"{twice}: two notebooks have this page")
+    for number, file in enumerate(files):
+        around = []
+        for word, other in (("Previous: ", number - 1), ("Next: ", number + 1)):
+            around.append(f'<a href="{names[files[other]]}">{word}{html.escape(titles[files[other]])}</a>'
+                          if 0 <= other < len(files) else "<span></span>")
+        body = re.sub(r'href="(\w+\.(?:ipynb|qmd))(#[^"]*)?"',
+                      lambda link: f'href="{names.get(link[1], link[1])}{link[2] or ""}"', bodies[file])
+        # What may scroll sideways must be reachable by keyboard.
+        body = re.sub(r"<pre(?=[ >])", '<pre tabindex="0"', body)
+        body = body.replace("<table", '<div class="scroll" tabindex="0"><table').replace("</table>", "</table></div>")
+        (out / names[file]).write_text(PAGE.format(
+            title=html.escape(titles[file]), site=html.escape(site), body=body, previous=around[0],
+            next=around[1], description=html.escape(fronts[file].get("description") or ""),
+            chapters=chapter_list(entries, titles, names, file)), encoding="utf-8")
+    return faults
