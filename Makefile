@@ -73,7 +73,7 @@ pretrained: .venv/library
 	mkdir -p nbs/images
 	cp runs/pretrained/cvae.gif runs/pretrained/manifold.png nbs/images/
 
-BENCHMARKS := time_to_elbo throughput evaluation manifold memory scaling
+BENCHMARKS := time_to_elbo throughput evaluation manifold memory scaling explorer
 
 bench: .venv/bench
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done

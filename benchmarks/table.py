@@ -111,9 +111,20 @@ def scaling_rows(result: dict):
                "training steps, without tracing and evaluation")
 
 
+def explorer_rows(result: dict):
+    "The page in the browser."
+    yield ("Explorer in the browser",
+           f"{result['pointer_moving']['median_frames_per_s']:.0f} frames/s while the pointer moves, "
+           f"{number(result['one_at_a_time']['median_codes_per_s'])} digits/s at most; "
+           f"{result['bytes_loaded'] / 1e6:.2f} MB to load, "
+           f"{result['bytes_with_gzip'] / 1e6:.2f} MB with gzip",
+           f"{result['machine']['browser']}; pixels differ from Python's by "
+           f"{result['max_difference_of_probability']:.0e} at most".replace("-", "−"))
+
+
 ROWS = {"time_to_elbo": time_to_elbo_rows, "best": best_rows, "throughput": throughput_rows,
         "evaluation": evaluation_rows, "manifold": manifold_rows, "memory": memory_rows,
-        "scaling": scaling_rows}
+        "scaling": scaling_rows, "explorer": explorer_rows}
 
 
 def machine_line(machines: list) -> str:

@@ -13,7 +13,7 @@ the like zeros at the end need not be digits: about 500 may stand for 543.
 
 For the rest the cell holds a comment, <!-- … -->, or a line `# …` in the code cell of a caption:
 
-    7.6 = 156.4 - 148.8          arithmetic on numbers that are backed
+    7.6 = 156.4 - 148.8          arithmetic on numbers of this notebook, or KNOWN
     205.85 from 01_data          a number of that notebook, which may be this one
     0.75 given: why              not a result: an assumption, or read off a figure
 """
@@ -21,17 +21,15 @@ For the rest the cell holds a comment, <!-- … -->, or a line `# …` in the co
 import ast
 import bisect
 import functools
-import io
 import json
 import re
 import sys
-import tokenize
 from pathlib import Path
 
 NBS = Path(__file__).parent.parent / "nbs"
 
 # Numbers of the whole course, and the chapter where each comes from.
-KNOWN = {"784": "01_data", "60,000": "01_data", "10,000": "01_data", "70,000": "01_data", "45.53": "01_data",
+KNOWN = {"784": "03_elbo", "60,000": "01_data", "10,000": "01_data", "70,000": "01_data", "45.53": "01_data",
          "205.85": "01_data", "543": "03_elbo", "69,989": "04_model", "157": "05_training"}
 
 DIGITS = r"(?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)"
@@ -55,14 +53,17 @@ def printed_numbers(text):
 
 @functools.cache
 def code_numbers(code):
-    """Literals, and numbers in strings; not those in comments, captions and directives."""
-    code = re.sub(r"^(#\||[%!]).*$", "", code, flags=re.M)
+    """Constants, and numbers in strings; not those in comments, captions and formats (".4f")."""
+    tree = ast.parse(re.sub(r"^(#\||[%!]).*$", "", code, flags=re.M))
+    formats = {id(part) for node in ast.walk(tree) if isinstance(node, ast.FormattedValue) and node.format_spec
+               for part in ast.walk(node.format_spec)}
     found = []
-    for token in tokenize.generate_tokens(io.StringIO(code).readline):
-        if token.type == tokenize.NUMBER and token.string[-1] not in "jJ":
-            found.append(abs(float(ast.literal_eval(token.string))))
-        elif token.type != tokenize.COMMENT and not token.string.isidentifier():
-            found += printed_numbers(token.string)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and id(node) not in formats:
+            if isinstance(node.value, str):
+                found += printed_numbers(node.value)
+            elif isinstance(node.value, int | float):
+                found.append(abs(float(node.value)))
     return found
 
 
@@ -173,7 +174,7 @@ def unbacked(name):
         for match, before, sentence, paragraph in claims(text):
             remark = remarks.get(match["digits"] + (f"e{match['e']}" if match["e"] else ""))
             if remark and remark[2]:
-                fine = arithmetic(match, remark[2], near)
+                fine = arithmetic(match, remark[2], evidence_of(name))
             elif remark and remark[3]:
                 fine = backed(match, evidence_of(remark[3]), before)
             else:

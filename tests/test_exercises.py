@@ -24,6 +24,7 @@ def load(path, name):
 
 maker = load(ROOT / "tools" / "exercises.py", "exercise_maker")
 grader = load(FOLDER / "conftest.py", "exercise_grader")
+grader.SECONDS = 600  # a test must not depend on how busy the machine is
 COPIES = sorted(FOLDER.glob("*.ipynb"))
 
 # Solutions into which a mistake is planted, by replacing a text, and words of the hint it must give:
@@ -84,6 +85,14 @@ def test_copies_are_in_step_with_the_chapters(tmp_path):
     maker.write(tmp_path)
     made = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
     assert made == {path.name: path.read_text(encoding="utf-8") for path in COPIES}, "run make exercises"
+
+
+def test_answers_in_the_folder_are_not_written_over(tmp_path):
+    maker.write(tmp_path, solved=True)
+    before = (tmp_path / "92_checks.ipynb").read_text(encoding="utf-8")
+    with pytest.raises(SystemExit, match="holds an answer"):
+        maker.write(tmp_path)
+    assert (tmp_path / "92_checks.ipynb").read_text(encoding="utf-8") == before
 
 
 @tasks

@@ -74,6 +74,18 @@ def test_saved_and_loaded_it_is_the_same(small, x, tmp_path):
     assert (loaded(x).numpy() == small(x).numpy()).all()
 
 
+def test_dropout_works_in_training_only(x):
+    model = ResidualVAE(**SMALL, dropout=0.5, seed=0)
+    model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)  # a step that changes nothing
+    seen = []
+    encode = model.encode
+    model.encode = lambda x: seen.append(encode(x)[0].numpy()) or encode(x)
+    model.train_on_batch(x)
+    model.test_on_batch(x)
+    plain = encode(x)[0].numpy()
+    assert np.abs(seen[0] - plain).max() > 1e-3 and (seen[1] == plain).all()
+
+
 def test_keras_fit_lowers_the_loss(x_test):
     model = ResidualVAE(**SMALL, seed=0)
     keras.utils.set_random_seed(0)
@@ -99,12 +111,12 @@ def test_its_log_px_is_above_the_elbo(x_test):
     ({"width": 0}, ValueError, "width"), ({"width": 2.5}, TypeError, "width"),
     ({"blocks": -1}, ValueError, "blocks"), ({"blocks": True}, TypeError, "blocks"),
     ({"latent_dim": 0}, ValueError, "latent_dim"), ({"latent_dim": "2"}, TypeError, "latent_dim"),
+    ({"dropout": 1.0}, ValueError, "dropout"), ({"dropout": -0.1}, ValueError, "dropout"),
 ])
 def test_bad_sizes(arguments, kind, words):
     with pytest.raises(kind, match=words):
         ResidualVAE(**arguments)
-    with pytest.raises(kind, match=words):
-        make_residual_decoder(**arguments)
-    if "blocks" not in arguments:
-        with pytest.raises(kind, match=words):
-            make_wide_encoder(**arguments)
+    for make, other in ((make_residual_decoder, "dropout"), (make_wide_encoder, "blocks")):
+        if other not in arguments:
+            with pytest.raises(kind, match=words):
+                make(**arguments)

@@ -18,9 +18,13 @@ assert vae_course.__file__.startswith(sys.argv[1]), vae_course.__file__
 from vae_course.data import load_mnist, preprocess_images
 from vae_course.runs import load_pretrained
 from vae_course.training import evaluate
+from vae_course.explorer import build_explorer
 model, card = load_pretrained()
 elbo = evaluate(model, preprocess_images(load_mnist()[1][0]))["elbo"]
 assert abs(elbo - card["test_elbo"]) < 0.01, elbo
+x, labels = (array[:50] for array in load_mnist()[1])
+page = build_explorer(model, card, preprocess_images(x), labels, sys.argv[2])
+assert (page / "runtime" / "tf-core.min.js").is_file()
 print("works")
 """
 
@@ -52,10 +56,13 @@ def test_wheel_works_from_an_empty_folder(tmp_path):
     for name in ("datasets/mnist.npz", "datasets/README.md", "pretrained/tutorial.keras",
                  "pretrained/tutorial.json", "cli.py"):
         assert f"vae_course/{name}" in names
+    assets = ROOT / "vae_course" / "explorer_assets"
+    for path in assets.rglob("*"):
+        assert path.is_dir() or path.relative_to(ROOT).as_posix() in names, path.name
     assert any(name.endswith("LICENSE") for name in names)
     empty = tmp_path / "empty"
     empty.mkdir()
-    result = subprocess.run([sys.executable, "-I", "-c", PROGRAM, str(tmp_path / "site")], cwd=empty,
-                            capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-I", "-c", PROGRAM, str(tmp_path / "site"),
+                             str(tmp_path / "page")], cwd=empty, capture_output=True, text=True)
     assert result.stdout.strip() == "works", result.stderr[-2000:]
     assert not list(empty.iterdir())

@@ -5,13 +5,36 @@ import json
 import re
 from pathlib import Path
 
+import prose_numbers
 import pytest
 
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
-CHAPTERS = [path for path in NOTEBOOKS if path.stem != "index"]
+# Pages that are no chapters: nothing to recapitulate, no exercises.
+PAGES = {"index", "95_glossary", "96_teaching"}
+CHAPTERS = [path for path in NOTEBOOKS if path.stem not in PAGES]
 MODULES = sorted(path for path in (ROOT / "vae_course").glob("*.py") if path.stem[0] != "_")
 TEXTS = [*NOTEBOOKS, *ROOT.glob("*.md")]
+
+# Chapters whose exercises, prerequisites, symbols and numbers are not yet held to the rules.
+NOT_YET = {
+    "00_setup", "00a_selftest", "01_data", "03b_likelihoods", "03c_layers", "04_model", "04b_recipes",
+    "04c_checkpoints", "05_training", "05b_runs", "06_generation", "07_animation", "08_manifold",
+    "09_evaluation", "09a_posterior", "09b_diagnosis", "09c_protocols", "10_speed", "10b_keras", "10c_devices",
+    "11_larger", "12_other_data", "13_variants", "14_objectives", "15_explorer", "15b_sliders", "16_pitfalls",
+    "89_run_folder", "90_cli", "91_probability", "95_glossary", "96_teaching", "index",
+}
+HELD = [path for path in NOTEBOOKS if path.stem not in NOT_YET]
+# The self-test asks questions all along.
+HELD_CHAPTERS = [path for path in HELD if path.stem not in PAGES | {"00a_selftest"}]
+
+# The notation table of the start page, as names and spellings that are not used.
+OTHER_NAMES = {"log_var": "logvar", "logsigma": "logvar", "log_sigma": "logvar", "z_mean": "mean", "mu": "mean",
+               "z_log_var": "logvar", "z_logvar": "logvar", "epsilon": "eps", "logpx_z": "log_px_z",
+               "logpz": "log_pz", "logqz_x": "log_qz_x", "x_logit": "x_logits"}
+OTHER_SPELLINGS = {r"\\mathrm\{KL\}|D_\{": r"\text{KL}", r"\|\||\\parallel": r"\|", r"reparam\w+isation": "reparameterization",
+                   r"\blog variance": "log-variance", r"\b(normal|minim|maxim|general|visual|regular)iz": "-is-",
+                   r"\b(col|behavi|neighb)or": "-our", r"\bgray\b": "grey"}
 
 by_name = {"ids": lambda path: path.stem}
 
@@ -75,8 +98,8 @@ def test_chapter_has_its_form(path):
     assert re.match(r"# \S.*\n\n> \S", first), first[:80]
     assert re.search(r"minutes", first + text[:1500])
     assert "## Recap" in text
-    if path.stem != "00_setup":
-        assert "you can" in text and "## Exercises" in text
+    assert "you can" in text
+    assert "## Exercises" in text or path.stem in ("00_setup", "00a_selftest")
     assert re.search(r"(Next: |Back to |next|appendix).*\]\(\w+\.ipynb\)", text[-400:])
 
 
@@ -130,6 +153,86 @@ def test_equations_have_numbers_and_references_exist(path):
     assert set(re.findall(r"@(eq-[\w-]+)", text)) <= set(labels)
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, **by_name)
+def test_equations_are_followed_by_code(path):
+    found = cells(path)
+    for number, cell in enumerate(found):
+        if cell["cell_type"] == "markdown" and "$$" in source(cell):
+            after = [source(near) for near in found[number + 1:number + 3] if near["cell_type"] == "code"]
+            assert any("#| hide" not in code for code in after), source(cell)
+
+
+@pytest.mark.parametrize("path", HELD_CHAPTERS, **by_name)
+def test_chapter_says_what_comes_before(path):
+    first = source(cells(path)[0])
+    assert re.search(r"^\*\*Before\*\*: .+\n\nAfter this chapter you can", first, flags=re.M), first
+
+
+@pytest.mark.parametrize("path", HELD_CHAPTERS, **by_name)
+def test_chapter_ends_with_checked_exercises(path):
+    text = prose(path).split("## Exercises")[-1]
+    numbers = re.findall(r"^\*\*(\d)\. \w.*?\*\*", text, flags=re.M)
+    assert numbers in [[str(n + 1) for n in range(size)] for size in (3, 4, 5, 6)], numbers
+    marks = [re.search(r'code-summary: "(Solution|Check) (\d)', source(cell)) for cell in cells(path, "code")]
+    marks = [match.groups() for match in marks if match]
+    solved = [number for kind, number in marks if kind == "Solution"]
+    assert marks == [(kind, number) for number in solved for kind in ("Solution", "Check")], marks
+    assert len(solved) >= 2 and set(solved) <= set(numbers)
+
+
+@pytest.mark.parametrize("path", HELD, **by_name)
+def test_symbols_are_those_of_the_notation_table(path):
+    for cell in cells(path, "code"):
+        for node in ast.walk(ast.parse(re.sub(r"^[%!].*$", "", source(cell), flags=re.M))):
+            name = (node.arg if isinstance(node, ast.arg)
+                    else node.id if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) else None)
+            assert name not in OTHER_NAMES, f"{name}: write {OTHER_NAMES.get(name)}"
+    text = re.sub(r"`[^`\n]*`|\]\([^)]*\)", "", prose(path))
+    for wrong, right in OTHER_SPELLINGS.items():
+        match = re.search(wrong, text)
+        assert not match, f"{match.group()}: write {right}"
+
+
+@pytest.mark.parametrize("path", HELD, **by_name)
+def test_numbers_in_prose_are_in_the_outputs(path):
+    found = prose_numbers.unbacked(path.stem)
+    assert not found, "\n".join(f"{number} in: {sentence}" for number, sentence in found)
+
+
+@pytest.mark.parametrize(("number", "chapter"), prose_numbers.KNOWN.items(), ids=str)
+def test_numbers_of_the_whole_course_come_from_a_chapter(number, chapter):
+    assert prose_numbers.backed(prose_numbers.NUMBER.match(number), prose_numbers.evidence_of(chapter), "about ")
+
+
+def test_a_number_without_its_output_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr(prose_numbers, "NBS", tmp_path)
+
+    def unbacked(prose, output="ELBO: -151.26, gap 0.5349, share 0.42", code="x = 784 * 0.25"):
+        cell = {"cell_type": "code", "source": code, "outputs": [{"output_type": "stream", "text": output}]}
+        text = {"cell_type": "markdown", "source": "## One\n\n" + prose}
+        other = {"cell_type": "markdown", "source": "## Two\n\nElsewhere."}
+        late = {"cell_type": "code", "source": "", "outputs": [{"output_type": "stream", "text": "77.77"}]}
+        (tmp_path / "05_x.ipynb").write_text(json.dumps({"cells": [text, cell, other, late]}), encoding="utf-8")
+        for cached in (prose_numbers.notebook, prose_numbers.evidence_of):
+            cached.cache_clear()
+        return [number for number, _ in prose_numbers.unbacked("05_x")]
+
+    assert unbacked("It is −151.3, the gap 0.53, 42 % of it, near 150, for 784 pixels.") == []
+    assert unbacked("It is −151.3.", output="ELBO: -151.36") == ["151.3"]  # the output changed
+    assert unbacked("Gap 0.54, 43 %, exactly 150, 1.5 · 10³ and 12 %.") == ["0.54", "43 %", "150", "1.5 · 10³", "12 %"]
+    assert unbacked("From another section: 77.77.") == ["77.77"]
+    assert unbacked("Chapter 05 says 77.77. [Paper](https://x.org) says 88.88. In $0.77$ and `0.99` nothing.") == []
+    assert unbacked("The sum is 0.9549. <!-- 0.9549 = 0.5349 + 0.42 -->") == []
+    assert unbacked("The sum is 0.9649. <!-- 0.9649 = 0.5349 + 0.42 -->") == ["0.9649"]
+    assert unbacked("The sum is 1.5349. <!-- 1.5349 = 0.5349 + 1.001 -->") == ["1.5349"]
+    assert unbacked("Above 77.77 stood. <!-- 77.77 from 05_x -->") == []
+    assert unbacked("Take 0.123. <!-- 0.123 given: an example -->") == []
+    assert unbacked("A picture.", code='#| fig-cap: "At 0.53 and 0.66."\nx = 1') == ["0.66"]
+    assert unbacked("A picture.", code='#| fig-cap: "At 0.66."\n# 0.66 given: read off the figure\nx = 1') == []
+    for cached in (prose_numbers.notebook, prose_numbers.evidence_of):
+        cached.cache_clear()
+
+
 @pytest.mark.parametrize("path", MODULES, **by_name)
 def test_modules_are_short(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) < 250
@@ -142,7 +245,7 @@ def test_modules_import_only_earlier_chapters():
     for path in MODULES:
         # nbdev writes imports of the library's own modules in relative form.
         imported = re.findall(r"^\s*from \.(\w+) import", path.read_text(encoding="utf-8"), flags=re.M)
-        assert imported or order.index(path.stem) == 0 or path.stem in ("reparameterization", "layers")
+        assert imported or order.index(path.stem) == 0 or path.stem in ("reparameterization", "layers", "checks")
         assert all(order.index(name) < order.index(path.stem) for name in imported), path.name
 
 
@@ -150,7 +253,8 @@ def test_modules_import_only_earlier_chapters():
 def test_links_inside_the_repository_lead_somewhere(path):
     targets = re.findall(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"", prose(path))
     for target in (a or b for a, b in targets):
-        if re.match(r"https?:|#|data:", target):
+        # The site's build makes the explorer's page; tools/build_site.py checks links to it.
+        if re.match(r"https?:|#|data:|explorer/", target):
             continue
         assert (path.parent / target.split("#")[0]).exists(), target
 

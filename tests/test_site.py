@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import build_site  # noqa: E402
 import check_pages  # noqa: E402
+import links  # noqa: E402
 import preview  # noqa: E402
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -163,6 +164,32 @@ def test_what_nbdev_drops_from_the_first_cell_comes_back(small_course):
     assert front["output-file"] == "reparameterization.html"
     source = nbformat.read(ROOT / "nbs" / "02_reparameterization.ipynb", as_version=4).cells[0].source
     assert source.split("\n\n", 2)[2] in cells[1].source
+
+
+def test_solutions_and_checks_are_boxes_that_fold(small_course):
+    root, _ = small_course[""]
+    there = nbformat.read(ROOT / "nbs" / "02_reparameterization.ipynb", as_version=4).cells
+    folded = re.findall(r'#\| code-summary: "((?:Solution|Check).*?)"', "\n".join(cell.source for cell in there))
+    cells = nbformat.read(root / "_proc" / "02_reparameterization.ipynb", as_version=4).cells
+    made = re.findall(r'collapse="true" icon="false" title="(.*?)"', "\n".join(cell.source for cell in cells))
+    assert made == folded and len(made) > 3
+    assert not any("code-fold: true" in cell.source for cell in cells)
+
+
+@pytest.mark.parametrize("user, wanted", [
+    ("", "the licence and x"),
+    ("someone", "[the licence](https://github.com/someone/vae_course/blob/main/LICENSE) and x"),
+])
+def test_links_to_files_that_are_no_pages(user, wanted):
+    settings = {"user": user, "git_url": f"https://github.com/{user}/vae_course", "branch": "main"}
+    assert build_site.mend_links("[the licence](../LICENSE) and x", settings) == wanted
+
+
+def test_the_picture_of_a_badge_becomes_a_link():
+    settings = {"user": "someone", "repo": "vae_course", "branch": "main", "git_url": "https://github.com/someone/vae_course"}
+    (badge,) = links.badge_cell("02_x.ipynb", settings)["source"]
+    assert build_site.mend_links(badge, settings) == (
+        "[Open in Colab](https://colab.research.google.com/github/someone/vae_course/blob/main/nbs/02_x.ipynb)")
 
 
 def test_without_a_name_no_page_has_an_address_of_the_repository(small_course):

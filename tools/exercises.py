@@ -1,11 +1,10 @@
 """Make the student's copy of every chapter's exercises, from the solutions in nbs/.
 
-    python tools/exercises.py [FOLDER]
+    python tools/exercises.py
 
 Under `## Exercises`, a chapter has for each task its text, a cell "Solution N" and a cell
-"Check N (P points)". The copy, FOLDER/CHAPTER.ipynb, has the text, the solution with the bodies of
-its functions removed, and the check. FOLDER is `exercises` by default. It is written over: work in
-a copy of it.
+"Check N (P points)". The copy, exercises/CHAPTER.ipynb, has the text, the solution with the bodies of
+its functions removed, and the check. The folder is written over, unless somebody's answers are in it.
 """
 
 import ast
@@ -152,6 +151,10 @@ def write(folder: Path, solved: bool = False):
     """Write the copies of all chapters, and remove those of chapters that are gone."""
     copies = {path.name: student_copy(path, solved) for path in sorted((ROOT / "nbs").glob("*.ipynb"))}
     for old in folder.glob("*.ipynb"):
+        for c in json.loads(old.read_text(encoding="utf-8"))["cells"]:
+            if re.match(r"# Exercise \d+: answer", source(c)) and "raise NotImplementedError" not in source(c):
+                sys.exit(f"{old} holds an answer. Move it to a copy of the folder; nothing was written.")
+    for old in folder.glob("*.ipynb"):
         old.unlink()
     for name, copy in copies.items():
         if copy:
@@ -159,4 +162,4 @@ def write(folder: Path, solved: bool = False):
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "exercises")
+    write(ROOT / "exercises")
