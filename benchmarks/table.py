@@ -115,7 +115,7 @@ def explorer_rows(result: dict):
     "The page in the browser."
     yield ("Explorer in the browser",
            f"{result['pointer_moving']['median_frames_per_s']:.0f} frames/s while the pointer moves, "
-           f"{number(result['one_at_a_time']['median_codes_per_s'])} digits/s at most; "
+           f"{number(result['one_at_a_time']['median_codes_per_s'])} digits/s decoded without painting; "
            f"{result['bytes_loaded'] / 1e6:.2f} MB to load, "
            f"{result['bytes_with_gzip'] / 1e6:.2f} MB with gzip",
            f"{result['machine']['browser']}; pixels differ from Python's by "

@@ -20,8 +20,7 @@ HELP = """# Exercises: {title}
 
 From [the chapter]({link}). Write your answer into the cell that begins with `# Exercise N: answer`,
 in place of `raise NotImplementedError`; all that belongs to it must stand in that cell. Then run the
-check below it, which is silent about the right answer but not about your mistake. `pytest {name}.ipynb`
-counts your points."""
+check below it: it says `right`, or what may be wrong. `pytest {name}.ipynb` counts your points."""
 
 
 def source(cell):

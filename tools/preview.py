@@ -132,7 +132,7 @@ def make_preview(processed: Path, out: Path, entries: list, site: str) -> list[s
         body = re.sub(r'href="(\w+\.(?:ipynb|qmd))(#[^"]*)?"',
                       lambda link: f'href="{names.get(link[1], link[1])}{link[2] or ""}"', bodies[file])
         # What may scroll sideways must be reachable by keyboard.
-        body = re.sub(r"<pre(?=[ >])", '<pre tabindex="0"', body)
+        body = re.sub(r"<pre(?=[\s>])", '<pre tabindex="0"', body)
         body = body.replace("<table", '<div class="scroll" tabindex="0"><table').replace("</table>", "</table></div>")
         (out / names[file]).write_text(PAGE.format(
             title=html.escape(titles[file]), site=html.escape(site), body=body, previous=around[0],
