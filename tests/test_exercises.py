@@ -53,6 +53,16 @@ MISTAKES = [
     ("03_elbo", 5, ", axis=1)", ", axis=1, keepdims=True)", "shape"),
     ("03_elbo", 5, " - 1 +", " +", "Is a constant wrong"),
     ("03_elbo", 6, "np.log(np.mean(np.exp(groups), axis=1))", "groups", "logarithm is taken before"),
+    ("04b_recipes", 1, "steps * TUTORIAL.batch_size / 60_000", "steps / 60_000", "batch of images"),
+    ("04b_recipes", 2, "np.sqrt(1 - beta_2)", "(1 - beta_2)", "square root"),
+    ("04b_recipes", 3, "(steps - warmup)", "steps", "T - W steps"),
+    ("04b_recipes", 4, "p / (1 - p)), 784", "(1 - p) / p), 784", "ink is above"),
+    ("04b_recipes", 4, "784 * (", "(", "per pixel"),
+    ("05b_runs", 2, "set()", '{"small.keras"}', "temporary name"),
+    ("05b_runs", 3, "vars(recipe_from_card(each))", 'each["recipe"]', "lists of tuples"),
+    ("09b_diagnosis", 1, "28 * 28", "28", "28 rows of 28"),
+    ("09b_diagnosis", 3, "max(0.0, 0.5 * np.log(2 * a / beta))", "0.5 * np.log(2 * a / beta)", "cannot be negative"),
+    ("09b_diagnosis", 3, "2 * a / beta", "a / beta", "factor -2"),
     ("92_checks", 1, '"off"', '"mean"', "not right"),
 ]
 

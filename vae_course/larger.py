@@ -22,8 +22,9 @@ def residual_block(
 ) -> keras.KerasTensor:  # (batch, width)
     "@eq-residual in two dense layers of the same width."
     width = h.shape[-1]
-    correction = keras.layers.Dense(width, "relu", kernel_initializer=init[0])(h)
-    return keras.layers.Add()([h, keras.layers.Dense(width, kernel_initializer=init[1])(correction)])
+    inner = keras.layers.Dense(width, "relu", kernel_initializer=init[0])(h)
+    correction = keras.layers.Dense(width, kernel_initializer=init[1])(inner)
+    return keras.layers.Add()([h, correction])
 
 # %% ../nbs/11_larger.ipynb #3718589e
 def make_residual_decoder(
@@ -82,6 +83,7 @@ def make_wide_encoder(
 class ResidualVAE(TrainableVAE):
     """A VAE of binary 28 × 28 images whose decoder has dense residual blocks.
 
+    Dropout acts where Keras's own `fit` trains, and nowhere else.
     Raises TypeError or ValueError if the arguments describe no network.
     """
 
@@ -97,9 +99,10 @@ class ResidualVAE(TrainableVAE):
 
     def train_step(self, data):
         self.in_training = True
-        logs = super().train_step(data)
-        self.in_training = False
-        return logs
+        try:
+            return super().train_step(data)
+        finally:
+            self.in_training = False
 
     def encode(self, x):
         "As in chapter 04, with dropout in training."
