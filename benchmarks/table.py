@@ -94,7 +94,7 @@ def memory_rows(result: dict):
                                     for name, peak in peaks.items()),
            "a process each; `import` is TensorFlow alone")
     if "stream_growth_mib" in result:
-        yield ("Ten times the images from a stream",
+        yield ("Twice the images from a stream",
                f"{number(result['stream_growth_mib'])} MiB more",
                f"kept images would need {number(result['stream_growth_if_kept_mib'])} MiB")
 
