@@ -46,6 +46,9 @@ class Slope(VAE):
         super().__init__()
         self.slope, self.offset, self.latent_dim = slope, offset, latent_dim
 
+    def encode(self, x):
+        return (tf.zeros((len(x), self.latent_dim)),) * 2
+
     def decode(self, z, apply_sigmoid=False):
         z = tf.convert_to_tensor(z, tf.float32)
         return tf.tile((self.slope * z[:, :1] + self.offset)[..., None, None], (1, 28, 28, 1))
@@ -204,6 +207,38 @@ def test_lattices_tile_the_plane_without_overlap():
                              for s in ((0, 0), (0.5, 0), (0, 0.5), (0.5, 0.5))])
     assert len(np.unique(points, axis=0)) == len(points) == (2 * 8)**2
     assert np.array_equal(np.unique(points[:, 0]), np.arange(16) / 8)
+
+
+def test_a_peak_between_the_points_of_the_first_grid_is_found():
+    """A peak of width 0.006, and a plateau: from a step of 1/4 only the plateau's tiles hold anything."""
+    rng, code = np.random.default_rng(0), np.array([0.37, -0.64])
+    slope, offset = rng.normal(0, 14, (2, 784)), rng.normal(0, 1.5, 784)
+    x = (rng.random(784) < special.expit(offset)).astype(float)
+
+    class Sharp(VAE):
+        latent_dim = 2
+
+        def encode(self, x):
+            return (tf.constant(code[None] + 0.01, tf.float32),) * 2
+
+        def decode(self, z, apply_sigmoid=False):
+            z = np.asarray(z)
+            peak = (z - code) @ slope + offset
+            plateau = np.outer(z[:, 0] > 1, offset / 2)
+            x_logits = np.where(np.abs(z - code).max(axis=1)[:, None] < 0.2, peak, plateau)
+            return tf.constant(x_logits.reshape(-1, 28, 28, 1), tf.float32)
+
+    axis = np.linspace(-0.08, 0.08, 321)
+    z = code + np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2)
+    log_px_z = np.concatenate([a @ x - np.logaddexp(0, a).sum(axis=1)
+                               for part in np.array_split(z, 50) for a in [(part - code) @ slope + offset]])
+    log_pxz = log_px_z - (z**2).sum(axis=1) / 2 - np.log(2 * np.pi) + 2 * np.log(axis[1] - axis[0])
+    tf.config.run_functions_eagerly(True)  # the decoder is numpy
+    try:
+        found = log_marginal(Sharp(), x.reshape(1, 28, 28, 1).astype(np.float32))
+    finally:
+        tf.config.run_functions_eagerly(False)
+    assert abs(found.log_px[0] - np.logaddexp.reduce(log_pxz)) < 5e-3  # float32 sums of 1,000 nats
 
 
 def test_absurd_logits_are_refused(x):
