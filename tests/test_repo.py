@@ -16,11 +16,8 @@ CHAPTERS = [path for path in NOTEBOOKS if path.stem not in PAGES]
 MODULES = sorted(path for path in (ROOT / "vae_course").glob("*.py") if path.stem[0] != "_")
 TEXTS = [*NOTEBOOKS, *ROOT.glob("*.md")]
 
-# Chapters whose exercises, prerequisites, symbols and numbers are not yet held to the rules.
-NOT_YET = set()
-HELD = [path for path in NOTEBOOKS if path.stem not in NOT_YET]
 # The self-test asks questions all along.
-HELD_CHAPTERS = [path for path in HELD if path.stem not in PAGES | {"00a_selftest"}]
+FULL_CHAPTERS = [path for path in NOTEBOOKS if path.stem not in PAGES | {"00a_selftest"}]
 
 # The notation table of the glossary, as names and spellings that are not used.
 OTHER_NAMES = {"log_var": "logvar", "logsigma": "logvar", "log_sigma": "logvar", "z_mean": "mean", "mu": "mean",
@@ -156,13 +153,13 @@ def test_equations_are_followed_by_code(path):
             assert any("#| hide" not in code for code in after), source(cell)
 
 
-@pytest.mark.parametrize("path", HELD_CHAPTERS, **by_name)
+@pytest.mark.parametrize("path", FULL_CHAPTERS, **by_name)
 def test_chapter_says_what_comes_before(path):
     first = source(cells(path)[0])
     assert re.search(r"^\*\*Before\*\*: .+\n\nAfter this chapter you can", first, flags=re.M), first
 
 
-@pytest.mark.parametrize("path", HELD_CHAPTERS, **by_name)
+@pytest.mark.parametrize("path", FULL_CHAPTERS, **by_name)
 def test_chapter_ends_with_checked_exercises(path):
     text = prose(path).split("## Exercises")[-1]
     numbers = re.findall(r"^\*\*(\d)\. \w.*?\*\*", text, flags=re.M)
@@ -218,7 +215,7 @@ def test_start_page_lists_every_chapter_with_its_minutes_and_what_comes_before()
     assert list(rows) == CHAPTERS
     for path, row in rows.items():
         assert int(row[4]) == minutes_said(path), path.stem
-        if path in HELD_CHAPTERS:
+        if path in FULL_CHAPTERS:
             known = re.search(r"^\*\*Before\*\*: (.+)", source(cells(path)[0]), flags=re.M).group(1)
             assert set(re.findall(r"\]\((\w+)", row[3])) == set(re.findall(r"\]\((\w+)", known)), path.stem
 
@@ -237,7 +234,7 @@ def test_paths_on_the_start_page_take_the_time_they_say():
     assert abs(hours - said) <= 1
 
 
-@pytest.mark.parametrize("path", HELD, **by_name)
+@pytest.mark.parametrize("path", NOTEBOOKS, **by_name)
 def test_symbols_are_those_of_the_notation_table(path):
     for cell in cells(path, "code"):
         for node in ast.walk(ast.parse(re.sub(r"^[%!].*$", "", source(cell), flags=re.M))):
@@ -250,7 +247,7 @@ def test_symbols_are_those_of_the_notation_table(path):
         assert not match, f"{match.group()}: write {right}"
 
 
-@pytest.mark.parametrize("path", HELD, **by_name)
+@pytest.mark.parametrize("path", NOTEBOOKS, **by_name)
 def test_numbers_in_prose_are_in_the_outputs(path):
     found = prose_numbers.unbacked(path.stem)
     assert not found, "\n".join(f"{number} in: {sentence}" for number, sentence in found)
