@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help train lab test test-all notebooks notebooks-all pretrained bench bench-quick lint site site-check links clean
+.PHONY: help train lab test test-all notebooks notebooks-all exercises pretrained bench bench-quick lint site site-check links clean
 
 help:
 	@echo "make train          set up, then train on MNIST and write pictures (about two minutes on two cores)"
@@ -12,6 +12,7 @@ help:
 	@echo "make lint           ruff and codespell"
 	@echo "make notebooks      run the notebooks and save their outputs; slow cells keep theirs"
 	@echo "make notebooks-all  the same with the slow cells"
+	@echo "make exercises      write the students' copies of the exercises again"
 	@echo "make pretrained     train the weights and pictures that come with the course"
 	@echo "make bench          set up PyTorch and JAX too, run all benchmarks, write the README's table"
 	@echo "make bench-quick    the benchmarks on little data, without PyTorch and JAX"
@@ -64,6 +65,9 @@ notebooks: .venv/dev
 notebooks-all: .venv/dev
 	$(BIN)/python tools/execute_notebooks.py --slow
 	$(BIN)/nbdev_clean
+
+exercises: .venv/dev
+	$(BIN)/python tools/exercises.py
 
 pretrained: .venv/library
 	rm -rf runs/pretrained
