@@ -46,12 +46,13 @@ train: .venv/library
 lab: .venv/lab
 	$(BIN)/jupyter lab --notebook-dir nbs
 
+# A process for each notebook: what a notebook loads stays in memory as long as its process lives.
 test: .venv/dev
-	$(BIN)/nbdev_test
+	@printf '%s\n' nbs/*.ipynb | xargs -P 2 -n 1 $(BIN)/nbdev_test --do_print --path
 	$(BIN)/pytest
 
 test-all: .venv/dev
-	$(BIN)/nbdev_test --flags slow
+	@printf '%s\n' nbs/*.ipynb | xargs -P 2 -n 1 $(BIN)/nbdev_test --do_print --flags slow --path
 	$(BIN)/pytest
 
 lint: .venv/dev
