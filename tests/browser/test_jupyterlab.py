@@ -2,6 +2,9 @@
 
 Cells marked `#| slow` are taken out of the copies that are opened: Run All would train for many
 minutes, and `make test-all` runs them. Two chapters run at a time; each prints its seconds (`-s`).
+
+Every chapter is run by nbdev_test anyway. To keep a plain `pytest` short, those that compute for long are
+left out here unless LAB_CHAPTERS=all is set.
 """
 
 import io
@@ -25,7 +28,12 @@ from vae_course.sliders import digit_png
 pytest.importorskip("jupyterlab", reason="JupyterLab is not installed (lab extra)")
 NBS = Path(__file__).parents[2] / "nbs"
 SLIDERS = "15b_sliders"
-NAMES = [path.stem for path in sorted(NBS.glob("*.ipynb")) if path.stem != SLIDERS]
+# Half a minute of computing and more, each.
+LONG = {"09_evaluation", "09a_posterior", "09b_diagnosis", "09c_protocols", "10_speed", "10c_devices", "11_larger",
+        "12_other_data", "13_variants", "14_objectives", "16_pitfalls", "90_cli", "96_teaching"}
+long = pytest.mark.skipif(os.environ.get("LAB_CHAPTERS") != "all", reason="computes for long; set LAB_CHAPTERS=all")
+NAMES = [pytest.param(path.stem, marks=[long] if path.stem in LONG else [])
+         for path in sorted(NBS.glob("*.ipynb")) if path.stem != SLIDERS]
 PATIENCE = 300  # seconds for one chapter on a busy machine; most take 10
 
 PANEL = "jupyterapp.shell.currentWidget"
@@ -150,6 +158,8 @@ def run(chapters, request):
     """A function that runs a chapter, and starts the next one of this session meanwhile."""
     names = [item.callspec.params["name"] for item in request.session.items
              if item.originalname == "test_run_all_cells"]
+    if os.environ.get("LAB_CHAPTERS") != "all":
+        names = [name for name in names if name not in LONG]
     pages = []
 
     def run(name):
