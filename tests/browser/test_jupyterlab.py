@@ -100,7 +100,11 @@ def lab(tmp_path_factory):
         yield url
     finally:
         server.terminate()
-        server.wait(30)
+        try:
+            server.wait(30)
+        except subprocess.TimeoutExpired:  # it waits for kernels that still compute
+            server.kill()
+            server.wait()
 
 
 def wait_for_server(server, url, log):
