@@ -7,6 +7,7 @@ Every chapter is run by nbdev_test anyway. To keep a plain `pytest` short, those
 left out here unless LAB_CHAPTERS=all is set.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -26,6 +27,7 @@ import pytest
 from vae_course.sliders import digit_png
 
 pytest.importorskip("jupyterlab", reason="JupyterLab is not installed (lab extra)")
+api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (dev extra)")
 NBS = Path(__file__).parents[2] / "nbs"
 SLIDERS = "15b_sliders"
 # Half a minute of computing and more, each.
@@ -42,6 +44,8 @@ READY = f"""(async () => {{
   await Promise.all([context.ready, revealed, sessionContext.ready]);
   await sessionContext.session.kernel.info;
 }})()"""
+# JupyterLab fills the cells below the fold in when it has nothing better to do.
+FILLED = f"{PANEL}.content.widgets.every((cell) => !cell.isPlaceholder())"
 # An error ends the run: the cells after it get no number.
 DONE = f"""() => {{
   const {{ content, sessionContext }} = {PANEL};
@@ -51,7 +55,7 @@ DONE = f"""() => {{
     && cells.every(({{ executionCount }}) => executionCount !== null));
 }}"""
 NOTEBOOK = f"{PANEL}.content.model.toJSON()"
-IMAGES = """(root) => Array.from(root.querySelectorAll("img"),
+IMAGES = """Array.from(document.querySelectorAll(".jp-Notebook img"),
   (image) => image.complete && image.naturalWidth > 1)"""
 # Cells whose code, and outputs, are folded away.
 FOLDED = f"""{PANEL}.content.widgets.map((cell) => cell.model.type === "code"
@@ -68,6 +72,26 @@ def pictures(cells):
              for kind, value in out.get("data", {}).items() if isinstance(value, str | list)]
     return sum(kind.startswith("image/") or (kind == "text/markdown" and "![" in text)
                for kind, text in kinds)
+
+
+def saved_cells(name):
+    "The cells of a chapter that are opened here."
+    cells = json.loads((NBS / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in cells if not is_slow(cell)]
+
+
+def count_images(cells):
+    "How many images a page with these cells shows: pictures of outputs, and images in the text."
+    return pictures(cells) + sum(len(re.findall(r"!\[|<img ", "".join(cell["source"]))) for cell in cells
+                                 if cell["cell_type"] == "markdown")
+
+
+def loaded(page, count):
+    "Whether each image of the page is there, once there are as many as asked for or 20 seconds are over."
+    wanted = f"((all) => all.length === {count} && all.every(Boolean))({IMAGES})"
+    with contextlib.suppress(api.TimeoutError):
+        page.wait_for_function(wanted, timeout=20_000)
+    return page.evaluate(IMAGES)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +158,10 @@ class Chapters:
         page.goto(f"{self.url}doc/tree/{name}.ipynb")
         page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext?.ready")
         page.evaluate(READY)
-        self.before[name] = page.evaluate(FOLDED), page.locator(".jp-Notebook").evaluate(IMAGES)
+        page.wait_for_function(FILLED)
+        # A folded output has no picture on the page until its cell runs.
+        unfolded = [cell for cell in saved_cells(name) if not cell["metadata"].get("jupyter", {}).get("outputs_hidden")]
+        self.before[name] = page.evaluate(FOLDED), (loaded(page, count_images(unfolded)), count_images(unfolded))
         self.pages[name] = page, time.monotonic()
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
@@ -181,21 +208,17 @@ def run(chapters, request):
 
 def check(page, before, name):
     """Before: pictures and folded solutions as saved. After: no error, no stderr, every figure."""
-    saved = [cell for cell in json.loads((NBS / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
-             if not is_slow(cell)]
+    saved = saved_cells(name)
     for cell in (shown := page.evaluate(NOTEBOOK)["cells"]):
         for out in cell.get("outputs", ()):
             said = "\n".join(out.get("traceback", [])) + "".join(out.get("text", ""))
             assert out["output_type"] != "error" and out.get("name") != "stderr", said
     if name != SLIDERS:  # there a widget stands for the picture
         assert pictures(shown) == pictures(saved)
-    in_text = sum(len(re.findall(r"!\[|<img ", "".join(cell["source"]))) for cell in saved
-                  if cell["cell_type"] == "markdown")
     folded_before, images_before = before
-    # A folded output has no picture on the page until its cell runs.
-    open_cells = [cell for cell in saved if not cell["metadata"].get("jupyter", {}).get("outputs_hidden")]
-    for images, some in ((images_before, open_cells), (page.locator(".jp-Notebook").evaluate(IMAGES), saved)):
-        assert all(images) and len(images) == pictures(some) + in_text
+    count = count_images(saved)
+    for images, wanted in (images_before, (loaded(page, count), count)):
+        assert all(images) and len(images) == wanted
     for cell, then, now in zip(saved, folded_before, page.evaluate(FOLDED), strict=True):
         state = cell["metadata"].get("jupyter", {})
         assert then == [not state.get(f"{part}_hidden", False) for part in ("source", "outputs")]
