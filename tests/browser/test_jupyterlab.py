@@ -30,9 +30,9 @@ pytest.importorskip("jupyterlab", reason="JupyterLab is not installed (lab extra
 api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (dev extra)")
 NBS = Path(__file__).parents[2] / "nbs"
 SLIDERS = "15b_sliders"
-# Half a minute of computing and more, each.
+# A minute and more, each, on two cores.
 LONG = {"09_evaluation", "09a_posterior", "09b_diagnosis", "09c_protocols", "10_speed", "10c_devices", "11_larger",
-        "12_other_data", "13_variants", "14_objectives", "16_pitfalls", "90_cli", "96_teaching"}
+        "13_variants", "14_objectives", "90_cli"}
 long = pytest.mark.skipif(os.environ.get("LAB_CHAPTERS") != "all", reason="computes for long; set LAB_CHAPTERS=all")
 NAMES = [pytest.param(path.stem, marks=[long] if path.stem in LONG else [])
          for path in sorted(NBS.glob("*.ipynb")) if path.stem != SLIDERS]
