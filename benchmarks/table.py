@@ -94,8 +94,9 @@ def memory_rows(result: dict):
                                     for name, peak in peaks.items()),
            "a process each; `import` is TensorFlow alone")
     if "stream_growth_mib" in result:
+        growth = result["stream_growth_mib"]
         yield ("Twice the images from a stream",
-               f"{number(result['stream_growth_mib'])} MiB more",
+               f"{number(abs(growth))} MiB {'less' if growth < 0 else 'more'}",
                f"kept images would need {number(result['stream_growth_if_kept_mib'])} MiB")
 
 
