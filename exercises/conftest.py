@@ -7,7 +7,9 @@
 the command line names.)
 
 For each task it runs the given cells, the answer, and the check, in this order, in an empty temporary
-folder. Only cells of these two folders and the library run.
+folder. Only cells of these two folders and the library run; no other file in them is collected. All
+answers share one process: they are programs, and could change the library that checks them. So read
+the answers of a class that is graded by these points, and run those of strangers in a container.
 """
 
 import ast
@@ -30,6 +32,12 @@ SECONDS = 60  # for the answer and the check of one task
 def pytest_configure(config):
     config.points = []
     config.option.showcapture = "no"  # TensorFlow's start-up lines
+
+
+def pytest_ignore_collect(collection_path):
+    """Whatever else lies in this folder, such as a student's own tests, does not run."""
+    if collection_path.parent == Path(__file__).parent and collection_path.suffix != ".ipynb":
+        return True
 
 
 def pytest_collect_file(file_path, parent):

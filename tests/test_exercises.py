@@ -277,7 +277,29 @@ def student(tmp_path):
         elif cell["cell_type"] == "code":
             cell["source"].append("\n" + trace)
     (folder / "92_checks.ipynb").write_text(json.dumps(copy), encoding="utf-8")
+    add_strangers(folder, trace)
     return folder
+
+
+def add_strangers(folder, trace):
+    """Files that pytest would run elsewhere."""
+    (folder / "test_evil.py").write_text(trace, encoding="utf-8")
+    (folder / "below").mkdir()
+    for name in ("conftest.py", "test_evil.py"):
+        (folder / "below" / name).write_text(trace, encoding="utf-8")
+
+
+def test_no_other_file_of_the_folder_runs(tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in ("conftest.py", "92_checks.ipynb"):
+        shutil.copy(FOLDER / name, folder)
+    add_strangers(folder, f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    for target in (folder, folder / "92_checks.ipynb"):
+        report = subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", target], cwd=ROOT,
+                                capture_output=True, text=True).stdout
+        assert "total 0 of 4" in report, report
+    assert not (tmp_path / "ran").exists()
 
 
 def test_points_of_a_student_come_from_answers_alone(student, tmp_path):
