@@ -1,6 +1,7 @@
 """The site's tool: what it makes of a notebook, and that each planted fault is found and named."""
 
 import configparser
+import gzip
 import json
 import os
 import re
@@ -86,6 +87,10 @@ def test_a_sound_page_has_no_fault(tmp_path):
     ('<iframe src="explorer/index.html" title="x"></iframe>', "page.html: link to explorer/index.html, which does not exist"),
     (r"$$\frac{1}{$$ {#eq-one}", "page.ipynb: [WARNING] Could not convert TeX math"),
     ("::: {.callout-tip}\nnever closed", "page.ipynb: [WARNING] Div at"),
+    ("~~~python\nf(**options:VAR_KEYWORD)\n~~~", "page.html: code that is none: options:VAR_KEYWORD"),
+    ("~~~\nx,  # from [`f`](page.html#f)\n~~~", "page.html: code that is none: [`f`](page.html#f)"),
+    ('<meta property="og:image" content="https://me.example/course/images/none.png">',
+     "page.html: link to images/none.png, which does not exist"),
 ])
 def test_each_planted_fault_is_found_and_named(tmp_path, fault, words):
     processed(tmp_path / "processed", text(fault))
@@ -113,8 +118,19 @@ def test_a_heavy_page_is_reported(tmp_path, capsys):
     assert build_site.report(tmp_path / "out", []) == 1
     assert re.search(r"page\.html: 1,\d{3},\d{3} bytes, more than 1,000,000", capsys.readouterr().err)
     weights = json.loads((tmp_path / "out" / "pages.json").read_text())
-    style = (tmp_path / "out" / "preview.css").stat().st_size
-    assert weights == {"page.html": check_pages.LIMIT + style + (tmp_path / "out" / "page.html").stat().st_size}
+    texts = (gzip.compress((tmp_path / "out" / name).read_bytes()) for name in ("preview.css", "page.html"))
+    assert weights == {"page.html": check_pages.LIMIT + sum(map(len, texts))}
+
+
+def test_texts_weigh_what_a_server_sends(tmp_path):
+    """Quarto's two stylesheets, for light and for dark, have half a megabyte each before they are packed."""
+    rules = "".join(f".rule-{n} {{ margin: {n % 7}px; }}\n" for n in range(20_000))
+    for name in ("light.css", "dark.css"):
+        (tmp_path / name).write_text(rules, encoding="utf-8")
+    page = tmp_path / "page.html"
+    page.write_text('<link rel="stylesheet" href="light.css"><link rel="stylesheet" href="dark.css">', encoding="utf-8")
+    weights = check_pages.weigh_pages(tmp_path, {page.resolve(): check_pages.Page(page.read_text(encoding="utf-8"))})
+    assert 2 * len(rules) > check_pages.LIMIT > 4 * weights["page.html"] > 0
 
 
 def test_a_solution_folds_with_its_output(tmp_path):
@@ -134,12 +150,12 @@ def small_course(tmp_path_factory):
     for user in ("", "someone"):
         root = tmp_path_factory.mktemp("named" if user else "unnamed")
         (root / "nbs").mkdir()
-        for name in ("00_setup.ipynb", "02_reparameterization.ipynb", "_quarto.yml"):
+        for name in ("00_setup.ipynb", "00a_selftest.ipynb", "02_reparameterization.ipynb", "_quarto.yml"):
             shutil.copy(ROOT / "nbs" / name, root / "nbs")
         shutil.copytree(ROOT / "nbs" / "images", root / "nbs" / "images")
         settings = (ROOT / "settings.ini").read_text(encoding="utf-8")
         (root / "settings.ini").write_text(re.sub(r"(?m)^user =.*$", f"user = {user}", settings), encoding="utf-8")
-        listed = ["00_setup.ipynb", "api.qmd", "03_elbo.ipynb"]
+        listed = ["00_setup.ipynb", "00a_selftest.ipynb", "api.qmd", "03_elbo.ipynb"]
         (root / "_quarto.yml").write_text(yaml.safe_dump({"website": {"sidebar": {"contents": listed}}}))
         done = subprocess.run([sys.executable, ROOT / "tools" / "build_site.py", "check", "--root", root],
                               capture_output=True, text=True)
@@ -166,14 +182,34 @@ def test_what_nbdev_drops_from_the_first_cell_comes_back(small_course):
     assert source.split("\n\n", 2)[2] in cells[1].source
 
 
-def test_solutions_and_checks_are_boxes_that_fold(small_course):
+@pytest.mark.parametrize("name", ["00a_selftest", "02_reparameterization"])
+def test_solutions_checks_and_answers_are_boxes_that_fold(small_course, name):
     root, _ = small_course[""]
-    there = nbformat.read(ROOT / "nbs" / "02_reparameterization.ipynb", as_version=4).cells
-    folded = re.findall(r'#\| code-summary: "((?:Solution|Check).*?)"', "\n".join(cell.source for cell in there))
-    cells = nbformat.read(root / "_proc" / "02_reparameterization.ipynb", as_version=4).cells
+    there = nbformat.read(ROOT / "nbs" / f"{name}.ipynb", as_version=4).cells
+    folded = re.findall(r'#\| code-summary: "((?:Solution|Check|Answer).*?)"', "\n".join(cell.source for cell in there))
+    cells = nbformat.read(root / "_proc" / f"{name}.ipynb", as_version=4).cells
     made = re.findall(r'collapse="true" icon="false" title="(.*?)"', "\n".join(cell.source for cell in cells))
     assert made == folded and len(made) > 3
     assert not any("code-fold: true" in cell.source for cell in cells)
+
+
+def test_signatures_look_like_python():
+    shown = """```python
+
+def f(
+    args:VAR_POSITIONAL, x:tensorflow.python.framework.tensor.Tensor, # as for [`f`](page.html#f)
+    options:VAR_KEYWORD
+):
+
+```
+See [`f`](page.html#f)."""
+    assert build_site.tidy(shown) == """```python
+def f(
+    *args, x:tf.Tensor, # as for `f`
+    **options
+):
+```
+See [`f`](page.html#f)."""
 
 
 @pytest.mark.parametrize("user, wanted", [

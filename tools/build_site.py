@@ -8,6 +8,7 @@ pandoc, whose warnings count as errors. Both end with the checks of check_pages.
 """
 
 import argparse
+import inspect
 import json
 import os
 import re
@@ -28,6 +29,11 @@ ROOT = Path(__file__).resolve().parent.parent
 NO_QUARTO = """Quarto is not on the PATH, so there is no site; nothing was installed or changed.
 Get it from https://quarto.org/docs/get-started/ and run this again, or let the workflow
 .github/workflows/site.yml build it. `make site-check` needs no Quarto."""
+
+# The names that TensorFlow's classes give themselves, and those that people use.
+TENSORFLOW = {"tensorflow.python.data.ops.dataset_ops.DatasetV2": "tf.data.Dataset",
+              "tensorflow.python.distribute.distribute_lib.Strategy": "tf.distribute.Strategy",
+              "tensorflow.python.framework.tensor.Tensor": "tf.Tensor"}
 
 
 def sidebar(root: Path) -> list:
@@ -95,12 +101,14 @@ def mend(path: Path, settings: dict):
     for cell in notebook.cells[1:]:
         if cell.cell_type == "markdown":
             cell.source = mend_links(cell.source, settings)
+        if is_command(cell):
+            continue
         for output in cell.get("outputs", []):
             if "text/markdown" in output.get("data", {}):
                 output.data["text/markdown"] = tidy(mend_links(output.data["text/markdown"], settings))
-        # A solution and its check fold with their output; `code-fold` would leave the result in sight.
+        # Solutions, checks and answers fold with their output; `code-fold` would leave the result in sight.
         title = directives(cell).get("code-summary", "") if cell.cell_type == "code" else ""
-        if title.startswith(("Solution", "Check")):
+        if title.startswith(("Solution", "Check", "Answer")):
             cell.source = re.sub(r"^#\| code-(fold|summary).*\n", "", cell.source, flags=re.M)
             opening = f'::: {{.callout-tip collapse="true" icon="false" title="{title}"}}'
             cells += [nbformat.v4.new_markdown_cell(opening), cell, nbformat.v4.new_markdown_cell(":::")]
@@ -110,10 +118,20 @@ def mend(path: Path, settings: dict):
     nbformat.write(notebook, path)
 
 
+def is_command(cell) -> bool:
+    """Whether nbdev documents a command of click here: its signature is click's own, its help is on the page."""
+    return any("### Command" in output.get("data", {}).get("text/markdown", "") for output in cell.get("outputs", []))
+
+
 def tidy(text: str) -> str:
     """What nbdev's signatures need to look like Python."""
-    text = text.replace("args:VAR_POSITIONAL", "*args").replace("kwargs:VAR_KEYWORD", "**kwargs")
+    text = re.sub(r"(\w+):VAR_POSITIONAL", r"*\1", re.sub(r"(\w+):VAR_KEYWORD", r"**\1", text))
     text = re.sub(r"```python\n+", "```python\n", re.sub(r"\n+```\n", "\n```\n", text))
+    # No link works inside code, and a tensor's full name says where it is hidden, not what it is.
+    text = re.sub(r"```python\n.*?```", lambda code: re.sub(r"\[(`\w+`)\]\(\S+?\)", r"\1", code[0]), text, flags=re.S)
+    for hidden, public in TENSORFLOW.items():
+        text = text.replace(hidden, public)
+    text = text.replace(":Annotated=", "=")  # what a field of `Recipe` means stands in the code above it
     return re.sub(r"\(\s*\n\)", "()", text)
 
 
@@ -134,9 +152,9 @@ def api_page(root: Path, settings: dict) -> str:
         for symbol in module.__all__:
             value = getattr(module, symbol)
             plain = isinstance(value, type | FunctionType)
-            value = getattr(value, "python_function", value)  # of a tf.function
+            value = inspect.unwrap(getattr(value, "python_function", value))  # of a tf.function, of a gradient
             if not isinstance(value, type | FunctionType) or value.__module__ != module.__name__:
-                parts.append(f"### {symbol} {{#{name}.{symbol}}}\n\nA value of type `{type(value).__name__}`.")
+                parts.append(f"### {symbol} {{#{name}.{symbol}}}\n\n{describe(value, name)}")
                 continue
             parts.append(api_entry(show_doc(value), f"{name}.{symbol}", 3))
             for method, function in vars(value).items() if isinstance(value, type) else ():
@@ -144,6 +162,15 @@ def api_page(root: Path, settings: dict) -> str:
                     parts.append(api_entry(show_doc(function), f"{name}.{symbol}.{method}", 4))
             parts.append(f"`{symbol}` is taught in [{title}]({file}{'#' + symbol.lower() if plain else ''}).")
     return tidy(mend_links("\n\n".join(parts) + "\n", settings))
+
+
+def describe(value, module: str) -> str:
+    """A constant, or a name that a module passes on."""
+    home = getattr(value, "__module__", "").rpartition(".")[2]
+    if isinstance(value, type | FunctionType) and home != module:
+        return f"The same as [{home}.{value.__name__}](#{home}.{value.__name__})."
+    shown = repr(value)
+    return f"`{shown}`" if len(shown) <= 400 else f"A value of type `{type(value).__name__}`."
 
 
 def api_entry(shown, anchor: str, level: int) -> str:

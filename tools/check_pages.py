@@ -1,11 +1,13 @@
 """What every page of the site must hold to: links, anchors, images, weight."""
 
+import gzip
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 LIMIT = 1_000_000  # bytes that opening a page may load
+PACKED = {".html", ".css", ".js", ".json", ".svg"}  # servers send text packed
 LOADED = {("img", "src"), ("script", "src"), ("iframe", "src"), ("source", "src"), ("video", "src"),
           ("link", "href")}
 
@@ -15,7 +17,7 @@ class Page(HTMLParser):
 
     def __init__(self, text: str):
         super().__init__()
-        self.anchors, self.links, self.faults, self.headings = set(), [], [], 0
+        self.anchors, self.links, self.faults, self.headings, self.code = set(), [], [], 0, 0
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
@@ -32,8 +34,20 @@ class Page(HTMLParser):
             self.faults.append(f"image without alt text: {(found.get('src') or '')[:60]}")
         if tag == "iframe" and not found.get("title"):
             self.faults.append(f"iframe without title: {found.get('src')}")
+        # A page may name its picture for social networks by its place on the site.
+        if tag == "meta" and found.get("property") == "og:image" and found.get("content"):
+            self.links.append((tag, "content", re.sub(r"^https?://[^/]+/[^/]+/", "", found["content"])))
+        self.code += tag == "pre"
         if "citation" in (found.get("class") or "").split():
             self.faults.append(f"reference to an equation that is not there: @{found.get('data-cites')}")
+
+    def handle_endtag(self, tag):
+        self.code -= tag == "pre"
+
+    def handle_data(self, data):
+        # nbdev's signatures: links do not work inside code, and kinds of parameters are no Python.
+        for wrong in re.findall(r"\w+:VAR_\w+|\[`\w+`\]\(\S*", data) if self.code else ():
+            self.faults.append(f"code that is none: {wrong}")
 
 
 def check_pages(pages: dict[Path, Page]) -> list[str]:
@@ -58,7 +72,7 @@ def check_pages(pages: dict[Path, Page]) -> list[str]:
 
 
 def weigh_pages(folder: Path, pages: dict[Path, Page]) -> dict[str, int]:
-    """Bytes that opening each page loads from the site: itself, and what it shows or runs.
+    """Bytes that opening each page loads from the site: itself, and what it shows or runs; text as sent, packed.
 
     The explorer is a page inside pages, loads when it comes into view, and fetches most of its files
     by itself; a browser test weighs it.
@@ -72,5 +86,12 @@ def weigh_pages(folder: Path, pages: dict[Path, Page]) -> dict[str, int]:
             files |= {(sheet.parent / urlsplit(link).path).resolve() for link in
                       re.findall(r"url\([\"']?([^\"')]+)", sheet.read_text(encoding="utf-8"))
                       if not link.startswith(("data:", "#"))}
-        weights[path.name] = sum(file.stat().st_size for file in files if file.is_file())
+        weights[path.name] = sum(map(size_as_sent, files))
     return weights
+
+
+def size_as_sent(file: Path) -> int:
+    """Bytes on the way to the browser; 0 for what is no file."""
+    if not file.is_file():
+        return 0
+    return len(gzip.compress(file.read_bytes())) if file.suffix in PACKED else file.stat().st_size

@@ -84,7 +84,7 @@ def test_axe_finds_nothing_serious(opened, serious, site, name, width, scheme):
 
 
 @pytest.mark.parametrize("name", ["index.html", "manifold.html"])
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [390, 500, 640, 1000, 1280])
 def test_the_explorer_runs_inside_the_page(opened, site, name, width):
     page = opened(site + name, width=width)
     frame = page.locator("iframe")
@@ -93,9 +93,23 @@ def test_the_explorer_runs_inside_the_page(opened, site, name, width):
     inside.locator("#check", has_text="8 codes").wait_for()
     # Nothing in it is cut off, and nothing scrolls inside something that scrolls.
     extent = inside.locator("html").evaluate("(html) => [html.scrollWidth - html.clientWidth, html.scrollHeight - html.clientHeight]")
-    assert extent == [0, 0]
+    assert extent == [0, 0], extent
     before = inside.locator("#z2-value").text_content()
     inside.locator("#plane").focus()
     page.keyboard.press("ArrowUp")
     inside.locator("#z2-value", has_text="0.10").wait_for()
     assert before == "0.00"
+
+
+def test_the_explorer_follows_the_switch_of_the_page(opened, site):
+    page = opened(site + "index.html", color_scheme="light")
+    page.locator("iframe").scroll_into_view_if_needed()
+    inside = page.frame_locator("iframe")
+    inside.locator("#check", has_text="8 codes").wait_for()
+    for theme, dark in (("dark", True), ("light", False)):  # as Quarto's switch does
+        page.evaluate("(theme) => { document.body.className = `quarto-${theme}`; }", theme)
+        inside.locator(f"html[data-theme={theme}]").wait_for()
+        back = inside.locator("body").evaluate("(body) => getComputedStyle(body).backgroundColor")
+        corner = inside.locator("#plane").evaluate(
+            "(canvas) => canvas.getContext('2d').getImageData(60, 2, 1, 1).data[0]")
+        assert (int(back.strip("rgb()").split(",")[0]) < 128) == (corner < 128) == dark

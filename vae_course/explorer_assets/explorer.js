@@ -65,6 +65,32 @@ function moveTo(code, quiet = false) {
   if (!quiet) say(() => `${place(z)}. Nearest test image: ${plane.nearest(z)}.`);
 }
 
+function redraw() {
+  if (!plane) return;
+  plane.resize();
+  draw();
+}
+
+/** Light or dark as the page around says, which may have a switch, or else as the system says. */
+function followTheme(around) {
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const follow = () => {
+    const named = ["light", "dark"].find((name) => around?.classList.contains(`quarto-${name}`));
+    document.documentElement.dataset.theme = named ?? (dark.matches ? "dark" : "light");
+    redraw();
+  };
+  if (around) new MutationObserver(follow).observe(around, { attributeFilter: ["class"] });
+  dark.addEventListener("change", follow);
+  follow();
+}
+
+/** A page inside a page is as high as what it shows, so that nothing in it scrolls. */
+function fitFrame(frame) {
+  if (!frame) return;
+  const fit = () => { frame.style.height = `${document.body.offsetHeight}px`; };
+  new ResizeObserver(fit).observe(document.body);
+}
+
 function setUpPlane() {
   const canvas = byId("plane");
   plane = new Plane(canvas, page, arrays);
@@ -85,9 +111,7 @@ function setUpPlane() {
       moveTo(z.map((value, j) => (i === j ? Number(event.target.value) : value)));
     });
   });
-  const again = () => { plane.resize(); draw(); };
-  new ResizeObserver(again).observe(canvas);
-  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
+  new ResizeObserver(redraw).observe(canvas);
 }
 
 /** The point at share `t` of the way, on the straight line between the two ends. */
@@ -184,6 +208,9 @@ function compare() {
 }
 
 async function start() {
+  const frame = window.frameElement; // null where the page stands alone
+  followTheme(frame?.ownerDocument.body);
+  fitFrame(frame);
   try {
     ({ page, arrays } = await load());
     decode = await makeDecoder(page, arrays);

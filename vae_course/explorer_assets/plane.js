@@ -100,7 +100,7 @@ export class Plane {
     context.fillText(name, x, y + 1);
   }
 
-  /** One frame: the fixed picture, the walk, the samples (numbered squares), the pointer. */
+  /** One frame: the fixed picture, the walk, the samples as squares, the pointer as a ring. */
   draw(z, walk, samples) {
     const { context } = this;
     context.drawImage(this.base, 0, 0, this.size, this.size);
