@@ -212,6 +212,16 @@ def f(
 See [`f`](page.html#f)."""
 
 
+@pytest.mark.parametrize("file, title, wanted", [
+    ("03b_likelihoods.ipynb", "Likelihoods", "03b Likelihoods"),
+    ("91_probability.ipynb", "Appendix: the probability you need", "91 The probability you need"),
+    ("95_glossary.ipynb", "Glossary and notation", "Glossary and notation"),
+    ("index.ipynb", "vae_course", "vae_course"),
+])
+def test_pages_are_called_as_the_text_calls_them(file, title, wanted):
+    assert build_site.numbered(file, title) == wanted
+
+
 @pytest.mark.parametrize("user, wanted", [
     ("", "the licence and x"),
     ("someone", "[the licence](https://github.com/someone/vae_course/blob/main/LICENSE) and x"),

@@ -80,9 +80,10 @@ def mend_links(text: str, settings: dict) -> str:
 
 
 def numbered(file: str, title: str) -> str:
-    """A chapter's title with the number that the text calls it by; appendices have none."""
-    number = re.match(r"([01]\d[a-z]?)_", file)
-    return f"{number[1]} {title}" if number else title
+    """A chapter's title with the number that the text calls it by; pages to look things up in have none."""
+    number = re.match(r"(?!9[56])(\d\d[a-z]?)_", file)
+    title = title.removeprefix("Appendix: ")  # the sidebar has a section of that name
+    return f"{number[1]} {title[0].upper()}{title[1:]}" if number else title
 
 
 def mend(path: Path, settings: dict):
