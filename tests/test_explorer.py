@@ -317,12 +317,45 @@ def test_sliders_where_someone_watches(pretrained, monkeypatch):
     pytest.importorskip("ipywidgets")
     monkeypatch.setattr(sliders, "someone_watches", lambda: True)
     widget = sliders.explore(pretrained[0], extent=2.0)
-    first, second, image = widget.children
+    first, second, image, seed, row = widget.children  # no codes: no plane and no walk
     before = image.value
     first.value, second.value = 1.0, 5.0  # more than the slider has
     assert (second.value, first.min) == (2.0, -2.0)
     assert image.value != before
     assert image.value == sliders.digit_png(pretrained[0], (1.0, 2.0))
+
+
+def test_sliders_plane_walk_and_samples_follow_each_other(pretrained, mnist, x_test, monkeypatch):
+    pytest.importorskip("ipywidgets")
+    monkeypatch.setattr(sliders, "someone_watches", lambda: True)
+    model, labels = pretrained[0], mnist[1][1][:300]
+    codes = encode_images(model, x_test[:300])[0]
+    widgets = sliders.explore(model, codes, labels).children
+    first, second, pictures, start, end, way, play, seed, row = widgets
+    digit, plane = pictures.children
+    picture = sliders.plane_picture(codes, labels)
+    assert [label for label, _ in start.options] == [str(n) for n in range(10)]
+    start.label, end.label = "1", "0"
+    way.value = 50
+    z = 0.5 * (np.array(start.value) + end.value)
+    np.testing.assert_allclose((first.value, second.value), z)
+    assert digit.value == sliders.digit_png(model, (first.value, second.value))
+    assert plane.value == sliders.ring_png(picture, (first.value, second.value))
+    seed.value = 3
+    assert row.value == sliders.digit_png(model, draw_eps(3, 0, (8, 2)), enlarge=3)
+    first.value = -1.0  # whoever takes the slider leaves the walk
+    assert plane.value == sliders.ring_png(picture, (-1.0, second.value))
+
+
+def test_the_ring_is_where_z_is():
+    codes = np.array([[0, 0], [1, 1]], np.float32)
+    picture = sliders.plane_picture(codes, np.array([0, 1]), extent=2.0)
+    for z, (column, row) in (((0, 0), (180, 180)), ((1, 1), (270, 90)), ((-1.5, -1), (45, 270))):
+        with PIL.Image.open(io.BytesIO(sliders.ring_png(picture, z, extent=2.0))) as image:
+            changed = (np.asarray(image) != np.asarray(picture)).any(axis=2)
+        rows, columns = np.nonzero(changed)
+        # Pixels that were black before do not count, so the middle of the rest is off by a few.
+        assert abs(rows.mean() - row) < 4 and abs(columns.mean() - column) < 4
 
 
 def test_a_figure_where_nobody_watches(pretrained, monkeypatch):
@@ -353,3 +386,5 @@ def test_sliders_refuse_what_they_cannot_show():
         sliders.explore(CVAE(latent_dim=3))
     with pytest.raises(ValueError, match="extent"):
         sliders.explore(CVAE(), extent=-1.0)
+    with pytest.raises(ValueError, match="codes and labels, or neither"):
+        sliders.explore(CVAE(), codes=np.zeros((3, 2)))

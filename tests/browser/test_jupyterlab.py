@@ -24,6 +24,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from vae_course.reparameterization import draw_eps
 from vae_course.sliders import digit_png
 
 pytest.importorskip("jupyterlab", reason="JupyterLab is not installed (lab extra)")
@@ -216,7 +217,7 @@ def check(page, before, name):
     if name != SLIDERS:  # there a widget stands for the picture
         assert pictures(shown) == pictures(saved)
     folded_before, images_before = before
-    count = count_images(saved)
+    count = count_images(saved) + 2 * (name == SLIDERS)  # three images of widgets for one picture
     for images, wanted in (images_before, (loaded(page, count), count)):
         assert all(images) and len(images) == wanted
     for cell, then, now in zip(saved, folded_before, page.evaluate(FOLDED), strict=True):
@@ -230,9 +231,9 @@ def test_run_all_cells(run, name):
     check(*run(name), name)
 
 
-def picture(page):
-    """The pixels that the image widget shows."""
-    source = page.locator(".widget-image").evaluate(
+def picture(page, number=0):
+    """The pixels that an image widget shows: the digit, the plane, or the samples."""
+    source = page.locator(".widget-image").nth(number).evaluate(
         "(image) => fetch(image.src).then((answer) => answer.bytes()).then((bytes) => Array.from(bytes))")
     with PIL.Image.open(io.BytesIO(bytes(source))) as image:
         return np.asarray(image, int)
@@ -262,3 +263,24 @@ def test_sliders_follow_keys_and_mouse(run, pretrained):
         page.wait_for_timeout(100)
     assert np.abs(picture(page) - expected).max() <= 1
     assert np.abs(start - expected).max() > 50
+
+
+def test_sliders_walk_and_sample(run, pretrained):
+    page, before = run(SLIDERS)
+    plane, samples = picture(page, 1), picture(page, 2)
+    readouts = page.locator(".widget-slider .widget-readout")
+    page.locator(".widget-slider").nth(2).locator(".noUi-handle").focus()  # the way
+    page.keyboard.press("End")
+    for number, old in ((1, plane), (2, samples)):
+        if number == 2:
+            page.locator(".widget-slider").nth(3).locator(".noUi-handle").focus()  # the seed
+            page.keyboard.press("ArrowRight")
+        for _ in range(200):
+            if np.abs(picture(page, number) - old).max() > 50:
+                break
+            page.wait_for_timeout(100)
+        assert np.abs(picture(page, number) - old).max() > 50
+    z = [float(readouts.nth(i).text_content().replace("−", "-")) for i in range(2)]
+    assert z[0] > 0.5 and z[1] < -0.5  # where the walk ends: in the cloud of the nines
+    with PIL.Image.open(io.BytesIO(digit_png(pretrained[0], draw_eps(1, 0, (8, 2)), enlarge=3))) as image:
+        assert np.abs(picture(page, 2) - np.asarray(image, int)).max() <= 1
