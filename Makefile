@@ -8,7 +8,7 @@ help:
 	@echo "make train          set up, then train on MNIST and write pictures (about two minutes on two cores)"
 	@echo "make lab            set up, then open the chapters in JupyterLab"
 	@echo "make test           set up, then run every notebook (nbdev_test) and all tests (pytest)"
-	@echo "make test-all       the same with the slow cells (about twenty minutes more)"
+	@echo "make test-all       the same with the slow cells (one to two hours more on two cores)"
 	@echo "make lint           ruff and codespell"
 	@echo "make notebooks      run the notebooks and save their outputs; slow cells keep theirs"
 	@echo "make notebooks-all  the same with the slow cells"

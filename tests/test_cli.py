@@ -236,3 +236,27 @@ def test_grey_digits_train_with_their_own_likelihood(tmp_path):
     assert model.decoder.output_shape == (None, 28, 28, 2) and (out / "manifold.png").exists()
     looked = CliRunner().invoke(main, ["evaluate", str(out), "--test-images", "50", "--samples", "2"])
     assert looked.exit_code == 0 and "bits per dimension" in looked.output and "log px" not in looked.output
+
+
+def test_photographs_train_in_colour(tmp_path):
+    out = tmp_path / "photographs"
+    result = command("--data", "photographs", "--likelihood", "discretized_logistic", "--latent-dim", 4,
+                     "--filters", 4, 8, "--train-images", 64, "--epochs", 1, "--out", out)
+    model, card = load_run(out, "cvae")
+    assert result.exit_code == 0 and {path.name for path in out.iterdir()} == FILES - {"manifold.png"}
+    assert model.decoder.output_shape == (None, 32, 32, 6) and card["recipe"]["latent_dim"] == 4
+    shown = iio.imread(out / "reconstructions.png")[..., :3].astype(int)
+    assert (shown.max(axis=2) - shown.min(axis=2)).max() > 20  # the images above the reconstructions have colours
+
+
+def test_a_failing_download_is_a_message(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise Exception("URL fetch failure")
+
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    monkeypatch.setattr("keras.utils.get_file", refuse)
+    out = tmp_path / "run"
+    result = command("--data", "cifar10", "--likelihood", "discretized_logistic", "--train-images", 64, "--out", out)
+    text = " ".join(result.output.split())
+    assert result.exit_code == 2 and "there is no cifar-10-binary.tar.gz" in text and "URL fetch failure" in text
+    assert f"Put the file into {tmp_path / 'keras' / 'datasets'}" in text

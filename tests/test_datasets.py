@@ -149,8 +149,11 @@ def test_a_broken_file_is_a_value_error(fashion, content):
 def test_missing_files_say_where_they_belong(tmp_path, no_network):
     with pytest.raises(FileNotFoundError, match="train-images-idx3-ubyte.gz.*Put the file into .*apt install"):
         load_fashion_mnist(tmp_path, download=False)
-    with pytest.raises(FileNotFoundError, match="there is no cifar-10-binary.tar.gz in .*URL fetch failure"):
+    address = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+    with pytest.raises(FileNotFoundError, match=f"there is no cifar-10-binary.tar.gz in .*URL fetch failure.*{address}"):
         load_cifar10(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"Put the file into {tmp_path}; it is at {address}"):
+        load_cifar10(tmp_path, download=False)
 
 
 def test_a_file_is_fetched_only_if_it_is_missing(tmp_path, monkeypatch):

@@ -41,6 +41,10 @@ def test_shapes(x, latent_dim, blocks):
     assert model.sample().shape == (100, 28, 28, 1)
 
 
+def test_decoder_and_model_have_the_same_default_sizes():
+    assert make_residual_decoder().count_params() == ResidualVAE().decoder.count_params()
+
+
 def test_a_block_is_the_formula(rng):
     inputs = keras.Input((6,))
     block = keras.Model(inputs, residual_block(inputs, ["glorot_uniform", "glorot_uniform"]))

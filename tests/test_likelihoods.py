@@ -243,6 +243,8 @@ def test_density_with_noise_bounds_the_mass():
     (lambda: ContinuousBernoulli().log_prob(pixels([0.5]), pixels([0, 0])), r"must have shape \(1, 1, 1, 1\)"),
     (lambda: DiscretizedLogistic().log_prob(pixels([0.3]), many([0, 0], 1)), "a multiple of 1/255"),
     (lambda: DiscretizedLogistic().log_prob(pixels([1]), pixels([0])), r"\(1, 1, 1, 2\), 2 for each channel"),
+    (lambda: bits_per_dimension(-100.0, (28, 28, 1), 255), "levels must be 2, 256, or None for a density, got 255"),
+    (lambda: bits_per_dimension(-100.0, (28, 28, 1), 0), "got 0"),
 ])
 def test_bad_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from vae_course.checkpoints import start_run
+from vae_course.data import epoch_order
+from vae_course.elbo import elbo_terms
 from vae_course.evaluation import iwae_bound, log_weights, sample_log_weights
 from vae_course.model import CVAE
 from vae_course.objectives import (
@@ -40,10 +42,6 @@ def conditional():
 def grid(*counts):
     """All combinations of factors, (n, len(counts))."""
     return np.stack(np.meshgrid(*map(np.arange, counts), indexing="ij"), axis=-1).reshape(-1, len(counts))
-
-
-def closed_form_loss(model, x, eps):
-    return compute_loss(model, x, eps, "closed_form")
 
 
 # The loop.
@@ -93,6 +91,48 @@ def test_a_loss_that_overflows_is_an_error(x_test):
 
     with pytest.raises(FloatingPointError, match="lower learning rate"):
         minimise(loss, start_run(FEW, x_test[:50]).model, FEW, (x_test[:50],), (2,))
+
+
+def test_a_run_ends_at_the_first_loss_that_is_not_finite(x_test):
+    steps = []
+
+    def loss(model, x, eps):
+        number = tf.py_function(lambda: steps.append(0) or float(len(steps)), [], tf.float32)
+        return compute_loss(model, x, eps) / tf.cast(number < 3, tf.float32)
+
+    recipe = replace(FEW, epochs=3, max_steps=0)  # two steps in an epoch
+    with pytest.raises(FloatingPointError, match="became inf in epoch 2, step 2 of the run"):
+        minimise(loss, start_run(recipe, x_test[:50]).model, recipe, (x_test[:50],), (2,))
+    assert len(steps) == 3
+
+
+def test_a_larger_beta_gives_a_smaller_kl(x_test):
+    x, y = x_test[:200], np.zeros(200, int)
+
+    def kl(vae):
+        terms = elbo_terms(vae, x, draw_eps(0, -1, (200, 2)))
+        return np.mean(terms.log_px_z - terms.elbo("closed_form"))
+
+    kls = []
+    for beta in (1.0, 16.0):
+        recipe = replace(FEW, epochs=20, max_steps=100, estimator="closed_form", beta=beta)
+        model = start_run(recipe, x).model
+        minimise(lambda m, x, eps, b=beta: compute_loss(m, x, eps, "closed_form", b), model, recipe, (x,), (2,))
+        conditional, _ = fit_conditional(recipe, x, y, labels=1)
+        kls.append([kl(model), kl(conditional.given(0))])
+    assert all(0.1 < kl_1 and kl_16 < kl_1 / 10 for kl_1, kl_16 in zip(*kls, strict=True)), kls
+
+
+@pytest.mark.parametrize("estimator", ["monte_carlo", "closed_form"])
+def test_conditional_loss_is_that_of_the_recipe(x_test, estimator):
+    recipe = replace(FEW, epochs=1, max_steps=1, warmup=0, batch_size=50, estimator=estimator, beta=3.0)
+    x, y = x_test[:50], np.arange(50) % 2
+    _, losses = fit_conditional(recipe, x, y, labels=2)
+    model = ConditionalVAE(2, 2, recipe.filters, recipe.seed)
+    model.decoder.layers[-1].bias.assign(start_run(recipe, x).model.decoder.layers[-1].bias)
+    order = epoch_order(50, recipe.seed, 1)
+    expected = compute_loss(model.given(y[order]), x[order], draw_eps(recipe.seed, 0, (50, 2)), estimator, 3.0)
+    assert np.isclose(losses[0], expected, rtol=1e-5)
 
 
 # Mutual information.
@@ -259,7 +299,7 @@ def test_labels_help_where_they_say_everything():
     x = np.zeros((64, 28, 28, 1), np.float32)
     x[::2, 4:24, 4:14], x[1::2, 4:24, 14:24] = 1, 1
     recipe = replace(FEW, epochs=60, max_steps=120, batch_size=32, estimator="closed_form", learning_rate=5e-3)
-    model, losses = fit_conditional(recipe, x, np.arange(64) % 2, closed_form_loss, labels=2)
+    model, losses = fit_conditional(recipe, x, np.arange(64) % 2, labels=2)
     assert losses[-1] < 20 < 200 < losses[0]
     assert log_px_by_label(model, x[:2], 0.5).argmax(axis=1).tolist() == [0, 1]
 
@@ -292,8 +332,20 @@ def test_initial_weights_are_a_function_of_the_seed():
     (lambda m, x: check_labels(-1, 10), ValueError, "from 0 to 9, got -1 to -1"),
     (lambda m, x: check_labels(3.0, 10), TypeError, "labels must be integers, got float32"),
     (lambda m, x: check_labels([[1]], 10), ValueError, r"shape \(batch,\), got \(1, 1\)"),
-    (lambda m, x: fit_conditional(FEW, x, [1.0] * 8, closed_form_loss), TypeError, "labels must be integers"),
-    (lambda m, x: fit_conditional(FEW, x, [1] * 7, closed_form_loss), ValueError, r"got \[8, 7\]"),
+    (lambda m, x: fit_conditional(FEW, x, [1.0] * 8), TypeError, "labels must be integers"),
+    (lambda m, x: fit_conditional(FEW, x, [1] * 7), ValueError, r"got \[8, 7\]"),
+    (lambda m, x: fit_conditional(FEW, x * 0.5, [1] * 8), ValueError, "each pixel must be 0 or 1"),
+    (lambda m, x: fit_conditional(replace(FEW, likelihood="discretized_logistic"), x, [1] * 8), ValueError,
+     "choose the likelihood 'bernoulli', got 'discretized_logistic'"),
+    (lambda m, x: minimise(compute_loss, m, FEW, (x * 0.5,), (2,)), ValueError, "each pixel must be 0 or 1"),
+    (lambda m, x: minimise(compute_loss, m, FEW, (x * np.nan,), (2,)), ValueError, "got NaN"),
+    (lambda m, x: ConditionalVAE(2, filters=(4, 8)).given([0, 1, 1]).encode(x), ValueError,
+     r"\(8, 28, 28, 1\), got labels of shape \(3,\)"),
+    (lambda m, x: ConditionalVAE(2, filters=(4, 8)).given([1]).encode(x), ValueError, r"got labels of shape \(1,\)"),
+    (lambda m, x: ConditionalVAE(2, filters=(4, 8)).given([1]).decode(np.zeros((5, 2))), ValueError,
+     r"\(5, 2\), got labels of shape \(1,\)"),
+    (lambda m, x: information_gap(np.zeros((2, 2)), np.zeros((4, 2), int)), ValueError, "leave out factor 0"),
+    (lambda m, x: information_gap(np.zeros((2, 2)), grid(2, 2, 2)), ValueError, r"got \(2, 2\) and \(8, 3\)"),
     (lambda m, x: log_px_by_label(ConditionalVAE(2, 3), x), ValueError, "latent_dim 1 or 2, got 3"),
 ])
 def test_bad_input_is_refused(model, x, call, error, message):

@@ -30,7 +30,7 @@ def residual_block(
 def make_residual_decoder(
     latent_dim: int = 2,
     width: int = 512,  # of the vector between the blocks
-    blocks: int = 2,
+    blocks: int = 3,
     seed: int | None = None,  # of the initial weights
 ) -> keras.Model:  # (batch, latent_dim) -> (batch, 28, 28, 1) logits
     "The generative network p(x|z): dense layers with residual blocks between."

@@ -164,7 +164,11 @@ def bits_per_dimension(
 
     A density is turned into a mass by the width of a level, 1/256. That is a bound for images with
     uniform noise of this width added, and no statement about a code without it.
+    Raises ValueError on other levels.
     """
+    if levels not in (2, 256, None):
+        raise ValueError(f"levels must be 2, 256, or None for a density, got {levels!r}: how many "
+                         "values a pixel can have, as a likelihood's `levels` says it.")
     dimensions = float(np.prod(image_shape))
     log_width = -np.log(256) if levels is None else 0.0
     return -(log_px / dimensions + log_width) / np.log(2)

@@ -14,27 +14,29 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from .data import epoch_order
+from .data import check_images, epoch_order
 from .evaluation import log_marginal, sample_log_weights
 from .likelihoods import LIKELIHOODS
 from .model import VAE, make_decoder, make_encoder, mean_over_batch
 from .recipes import Recipe, count_steps, make_optimizer
 from .reparameterization import draw_eps
 from .support import check_integer
+from .training import compute_loss
 
 # %% ../nbs/14_objectives.ipynb #40564b8b
 def minimise(
     loss: Callable,  # loss(model, *rows, eps) -> scalar float32, nats per image
-    model: keras.Model,  # is trained in place
-    recipe: Recipe,  # epochs, batch size, optimizer, schedule, seed
+    model: keras.Model,  # with a method `check` for images, as a VAE; is trained in place
+    recipe: Recipe,  # epochs, batch size, optimizer, schedule, seed; `loss` decides the rest
     arrays: tuple,  # images, and labels if the loss wants them: each (n, …)
     noise: tuple,  # shape of the noise for one image, such as (latent_dim,)
 ) -> np.ndarray:  # (steps,) float32, the loss before each update
     """Train a model by any loss; order and noise are those of `fit`.
 
-    Raises ValueError if the arrays differ in length, FloatingPointError if a loss is not finite.
+    Raises what `model.check` raises, ValueError if the arrays differ in length, FloatingPointError
+    at the first loss that is not finite.
     """
-    arrays = [tf.convert_to_tensor(array) for array in arrays]
+    arrays = [model.check(arrays[0]), *map(tf.convert_to_tensor, arrays[1:])]
     n, lengths = len(arrays[0]), [len(array) for array in arrays]
     if min(lengths) != max(lengths):
         raise ValueError(f"arrays must have the same length, got {lengths}.")
@@ -47,10 +49,11 @@ def minimise(
         if place == 0:
             order = epoch_order(n, recipe.seed, epoch + 1)
         rows = order[place * recipe.batch_size:(place + 1) * recipe.batch_size]
-        losses.append(step(tf.constant(rows), tf.constant(number)))
-    if not np.isfinite(losses).all():
-        raise FloatingPointError("the loss is not finite; choose a lower learning rate.")
-    return np.array(losses)
+        losses.append(float(step(tf.constant(rows), tf.constant(number))))
+        if not np.isfinite(losses[-1]):
+            raise FloatingPointError(f"the loss became {losses[-1]} in epoch {epoch + 1}, step "
+                                     f"{number} of the run; try a lower learning rate.")
+    return np.array(losses, np.float32)
 
 # %% ../nbs/14_objectives.ipynb #ce5a1558
 def make_step(
@@ -113,12 +116,17 @@ def information_gap(
     information: np.ndarray,  # (latent_dim, factors), from `mutual_information`
     factors: np.ndarray,  # (n, factors) integers
 ) -> np.ndarray:  # (factors,) from 0 to 1; their mean is the MIG
-    "The mutual information gap of each factor; ValueError if there is one dimension only."
-    information = np.asarray(information)
-    if information.ndim != 2 or len(information) < 2:
+    "The mutual information gap of each factor; ValueError on other shapes and constant factors."
+    information, factors = np.asarray(information), np.asarray(factors)
+    if (information.ndim != 2 or len(information) < 2
+            or factors.ndim != 2 or factors.shape[1] != information.shape[1]):
         raise ValueError("information must have shape (latent_dim, factors) with latent_dim of at "
-                         f"least 2, got {information.shape}.")
-    shares = [np.unique(v, return_counts=True)[1] / len(v) for v in np.asarray(factors).T]
+                         f"least 2, and factors (n, factors), got {information.shape} and "
+                         f"{factors.shape}.")
+    shares = [np.unique(v, return_counts=True)[1] / len(v) for v in factors.T]
+    if min(map(len, shares)) < 2:
+        raise ValueError("a factor with one value has no entropy to share: leave out factor "
+                         f"{[len(p) for p in shares].index(1)}.")
     entropy = np.array([-np.sum(p * np.log(p)) for p in shares])
     second, first = np.sort(information, axis=0)[-2:]
     return (first - second) / entropy
@@ -153,33 +161,41 @@ class ConditionalVAE(keras.Model):
         "The VAE of images with label y, an integer, or (batch,) integers for a batch."
         return Given(self, y)
 
+    def check(self, x):
+        "Images as a float32 tensor; raises what `check_images` raises on other than 0 and 1."
+        return check_images(x)
+
     def get_config(self):
         return super().get_config() | {"labels": self.labels, "latent_dim": self.latent_dim,
                                        "filters": self.filters, "seed": self.seed}
 
 # %% ../nbs/14_objectives.ipynb #fe661adb
 class Given(VAE):
-    "A conditional VAE with the labels filled in; ValueError or TypeError if they are no labels."
+    "A conditional VAE with the labels filled in; ValueError or TypeError if they do not fit."
 
     def __init__(self, model, y):
         super().__init__()
         self.model, self.latent_dim = model, model.latent_dim
         self.y = check_labels(y, model.labels)
 
-    def one_hot(self, n):
-        "(n, labels); one label serves n images."
-        one_hot = tf.one_hot(self.y, self.model.labels)
-        return tf.broadcast_to(one_hot, (n, self.model.labels))
+    def one_hot(self, rows):
+        "(n, labels) for n rows: one integer serves all of them, else each needs its own."
+        if not self.y.shape.rank:
+            return tf.one_hot(tf.fill(tf.shape(rows)[:1], self.y), self.model.labels)
+        if not self.y.shape.is_compatible_with(rows.shape[:1]):
+            raise ValueError("labels must be one integer, or one for each image or code of shape "
+                             f"{tuple(rows.shape)}, got labels of shape {tuple(self.y.shape)}.")
+        return tf.one_hot(self.y, self.model.labels)
 
     def encoder(self, x):
         _, height, width, _ = x.shape
-        planes = self.one_hot(tf.shape(x)[0])[:, None, None]
+        planes = self.one_hot(x)[:, None, None]
         planes = tf.tile(planes, (1, height, width, 1))
         return self.model.encoder(tf.concat([x, planes], axis=-1))
 
     def decoder(self, z):
         z = tf.convert_to_tensor(z, tf.float32)
-        return self.model.decoder(tf.concat([z, self.one_hot(tf.shape(z)[0])], axis=1))
+        return self.model.decoder(tf.concat([z, self.one_hot(z)], axis=1))
 
 # %% ../nbs/14_objectives.ipynb #368dec37
 def check_labels(
@@ -204,19 +220,21 @@ def fit_conditional(
     recipe: Recipe,  # with Bernoulli pixels
     x: np.ndarray,  # (n, 28, 28, 1) float32, each pixel 0 or 1
     y: np.ndarray,  # (n,) integers
-    loss: Callable,  # loss(model, x, eps) -> scalar, of a VAE
     labels: int = 10,
 ) -> tuple:  # the trained `ConditionalVAE` and its losses (steps,)
-    "Train a conditional VAE; raises what `check_labels` and `minimise` raise."
+    "Train by the conditional ELBO; raises as `check_labels` and `minimise`, and ValueError."
+    if recipe.likelihood != "bernoulli":
+        raise ValueError("a conditional VAE has Bernoulli pixels: choose the likelihood "
+                         f"'bernoulli', got {recipe.likelihood!r}.")
     model = ConditionalVAE(labels, recipe.latent_dim, recipe.filters, recipe.seed)
+    arrays = model.check(x), check_labels(y, labels)
     if recipe.output_bias == "log_odds":
         model.decoder.layers[-1].bias.assign(LIKELIHOODS["bernoulli"].start(x[:1000]))
 
-    def given_loss(model, x, y, eps):
-        return loss(model.given(y), x, eps)
+    def loss(model, x, y, eps):
+        return compute_loss(model.given(y), x, eps, recipe.estimator, recipe.beta)
 
-    arrays = x, check_labels(y, labels)
-    return model, minimise(given_loss, model, recipe, arrays, (recipe.latent_dim,))
+    return model, minimise(loss, model, recipe, arrays, (recipe.latent_dim,))
 
 # %% ../nbs/14_objectives.ipynb #b27d7565
 def log_px_by_label(

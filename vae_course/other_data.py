@@ -133,8 +133,9 @@ def load_cifar10(
 ) -> tuple:  # ((x_train, y_train), (x_test, y_test)), uint8: images (n, 32, 32, 3), labels (n,)
     "CIFAR-10; raises FileNotFoundError if its file is missing, ValueError if it is another."
     name = "cifar-10-binary.tar.gz"
-    origin = f"https://www.cs.toronto.edu/~kriz/{name}" if download else None
-    path = find_file(name, [folder or keras_cache()], origin)
+    address = f"https://www.cs.toronto.edu/~kriz/{name}"
+    path = find_file(name, [folder or keras_cache()], address if download else None,
+                     f"; it is at {address}")
     return read_cifar10(io.BytesIO(verified(path.read_bytes(), CIFAR10_SHA256, path)))
 
 # %% ../nbs/12_other_data.ipynb #46357342
