@@ -231,6 +231,12 @@ def test_links_to_files_that_are_no_pages(user, wanted):
     assert build_site.mend_links("[the licence](../LICENSE) and x", settings) == wanted
 
 
+def test_functions_of_keras_do_not_lead_to_ours():
+    settings = {"user": "", "git_url": "", "branch": "main"}
+    assert build_site.mend_links("Keras's own [`fit`](training.html#fit), and [`fit`](training.html#fit)", settings) == (
+        "Keras's own `fit`, and [`fit`](training.html#fit)")
+
+
 def test_the_picture_of_a_badge_becomes_a_link():
     settings = {"user": "someone", "repo": "vae_course", "branch": "main", "git_url": "https://github.com/someone/vae_course"}
     (badge,) = links.badge_cell("02_x.ipynb", settings)["source"]

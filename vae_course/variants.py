@@ -144,7 +144,7 @@ class GuideEncoder(keras.layers.Layer):
 
 # %% ../nbs/13_variants.ipynb #f3fa36c9
 class GuideVAE(keras.Model):
-    "The guide's VAE: (batch, 784) -> (batch, 784); the *mean* KL goes to `add_loss`."
+    "The guide's VAE: (batch, 784) -> (batch, 784); the mean KL goes to `add_loss`."
 
     def __init__(self, original_dim=784, intermediate_dim=64, latent_dim=32, kl_weight=1.0,
                  seed=None, **kwargs):
