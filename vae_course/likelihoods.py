@@ -150,7 +150,7 @@ class DiscretizedLogistic:
         return tf.round(tf.clip_by_value(x, 0, 1) * 255) / 255
 
     def start(self, images):
-        "Biases of the decoder's last layer, (2 * channels,), that fit these images on average."
+        "Biases of the decoder's last layer, (2 × channels,), that fit these images on average."
         spread = np.maximum(np.std(images, axis=(0, 1, 2)), 1/255)
         return np.concatenate([np.mean(images, axis=(0, 1, 2)), np.log(spread * 3**0.5 / np.pi)])
 
