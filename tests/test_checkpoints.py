@@ -302,6 +302,21 @@ def test_a_checkpoint_that_cannot_be_written_is_noticed_before_any_work(few, tmp
         run(SMALL, few, tmp_path / "file" / "run")
 
 
+def test_a_resumed_run_notices_a_read_only_folder_before_any_work(finished, few, folder, monkeypatch):
+    """`os.replace` fails as on a read-only disk, for root too. A finished run is only read."""
+    def fail(*_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "replace", fail)
+    monkeypatch.setattr(training, "run_epoch", lambda *_: pytest.fail("it trains"))
+    assert children.same(finished[1], run(SMALL, few, folder))
+    (folder / "step-000000150.npz").unlink()
+    before = [path.read_bytes() for path in list_checkpoints(folder)]
+    with pytest.raises(OSError, match="cannot write the checkpoint .*step-000000125.npz: Read-only file system"):
+        run(SMALL, few, folder)
+    assert before == [path.read_bytes() for path in list_checkpoints(folder)] and len(before) == 2
+
+
 def test_a_disk_that_fills_up_in_the_middle_stops_the_run_and_more_room_ends_it(
         finished, few, tmp_path, monkeypatch):
     savez, folder = np.savez, tmp_path / "run"
@@ -317,8 +332,6 @@ def test_a_disk_that_fills_up_in_the_middle_stops_the_run_and_more_room_ends_it(
             run(SMALL, few, folder)
     assert [path.name[-7:-4] for path in list_checkpoints(folder)] == ["000", "050"]
     assert children.same(run(SMALL, few, folder), finished[1])
-
-
 
 
 # --- Kills ---------------------------------------------------------------------------------------
