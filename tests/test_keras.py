@@ -5,6 +5,7 @@ import csv
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from vae_course.data import preprocess_images
 from vae_course.model import CVAE, TEST_STEP
@@ -153,12 +154,17 @@ def test_the_courses_own_loader_and_keras_read_each_others_files(compiled, x_tra
 
 
 def test_sample_weights_are_refused(compiled, x_train):
-    # Keras itself drops weights that come without a y, before any model sees them.
-    eps, ones = np.zeros((len(x_train), 2), np.float32), np.ones(len(x_train))
-    with pytest.raises(ValueError, match="sample weights are not supported"):
-        compiled.fit(x_train, eps, sample_weight=ones, **OPTIONS)
-    with pytest.raises(ValueError, match="sample weights are not supported"):
-        compiled.evaluate(x_train, eps, sample_weight=ones, verbose=0)
+    # Keras itself drops weights that come without a y, before any model's step sees them.
+    noise, ones = np.zeros((len(x_train), 2), np.float32), np.ones(len(x_train))
+    dataset = tf.data.Dataset.from_tensor_slices((x_train, noise, ones)).batch(SIZE)
+    for eps in (noise, None):
+        for call in (lambda eps=eps: compiled.fit(x_train, eps, sample_weight=ones, **OPTIONS),
+                     lambda eps=eps: compiled.fit(x_train, eps, validation_data=(x_train, eps, ones), **OPTIONS),
+                     lambda eps=eps: compiled.evaluate(x_train, eps, sample_weight=ones, verbose=0),
+                     lambda eps=eps: compiled.evaluate(x_train, eps, SIZE, 0, ones),  # by position
+                     lambda: compiled.fit(dataset, shuffle=False, verbose=0), lambda: compiled.evaluate(dataset, verbose=0)):
+            with pytest.raises(ValueError, match="sample weights are not supported"):
+                call()
 
 
 def test_unknown_estimator_is_refused(x_train):
