@@ -213,10 +213,11 @@ def start_run(
 ) -> Run:
     "Model and optimizer before the first step; ValueError if a device would get no image."
     n, size = count_images(x_train), recipe.batch_size
-    devices, last = tf.distribute.get_strategy().num_replicas_in_sync, n % size or size
-    if (devices - 1) * -(-last // devices) >= last:
-        raise ValueError(f"the last batch has {last} of the {n} images, too few for {devices} "
-                         f"devices; choose another batch_size than {size}.")
+    devices = tf.distribute.get_strategy().num_replicas_in_sync
+    for name, batch in (("the last", n % size or size), ("a full", min(n, size))):
+        if (devices - 1) * -(-batch // devices) >= batch:  # the others have taken all
+            raise ValueError(f"{name} batch has {batch} of the {n} images, too few for {devices} "
+                             f"devices; choose another batch_size than {size}.")
     likelihood = LIKELIHOODS[recipe.likelihood]
     images = first_images(x_train, 1000, likelihood.levels)
     model = CVAE(recipe.latent_dim, recipe.filters, recipe.seed, images.shape[1:],
