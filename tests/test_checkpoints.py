@@ -476,7 +476,7 @@ def test_a_run_killed_twenty_times_ends_like_one_that_was_left_alone(images, tmp
         for folder, result in results:
             assert children.same(result, alone.result())
             # The last three, and nothing left over from any kill.
-            assert sorted(os.listdir(folder)) == [f"step-{step:09}.npz" for step in (300, 350, 400)]
+            assert sorted(os.listdir(folder)) == [f"step-{step:09}.npz" for step in (300, 350, 400)], log
 
 
 # --- Processes -----------------------------------------------------------------------------------

@@ -57,7 +57,8 @@ def write_checkpoint(
     stored = {"facts": facts, "checksum": checksum(arrays)}
     text = np.frombuffer(json.dumps(stored).encode(), np.uint8)
     try:
-        for leftover in Path(folder).glob(".step-*.tmp.npz"):  # of a run that was killed in here
+        surplus = list_checkpoints(folder)[:-max(keep, 1)]
+        for leftover in [*Path(folder).glob(".step-*.tmp.npz"), *surplus]:  # a run was killed here
             leftover.unlink(missing_ok=True)
         with atomic_path(path) as temporary:
             np.savez(temporary, facts=text, **arrays)
