@@ -159,6 +159,26 @@ def test_chapter_says_what_comes_before(path):
     assert re.search(r"^\*\*Before\*\*: .+\n\nAfter this chapter you can", first, flags=re.M), first
 
 
+# "Predict: …", "Predict the …", "Before you run it: …", "Before you go on, make a guess".
+ASKS = re.compile(r"\bPredict\b|[Bb]efore you (?:go on|look|read on|run)\b|[:;,] predict\b"
+                  r"|\bGuess (?:before|first|the)\b")
+
+
+@pytest.mark.parametrize("path", FULL_CHAPTERS, **by_name)
+def test_chapter_asks_the_reader_to_predict(path):
+    """At least two texts before the exercises ask what will come out, and code that answers follows."""
+    asked = 0
+    for number, cell in enumerate(found := cells(path)):
+        text, *exercises = source(cell).split("## Exercises")
+        if cell["cell_type"] == "markdown" and ASKS.search(text):
+            after = found[number + 1:number + 4]
+            assert any(near["cell_type"] == "code" for near in after), f"nothing answers: {text}"
+            asked += 1
+        if exercises:
+            break
+    assert asked >= 2, f"{asked} predictions; ask for one before each main result"
+
+
 @pytest.mark.parametrize("path", FULL_CHAPTERS, **by_name)
 def test_chapter_ends_with_checked_exercises(path):
     text = prose(path).split("## Exercises")[-1]
@@ -280,6 +300,13 @@ def test_a_number_without_its_output_is_found(tmp_path, monkeypatch):
     assert unbacked("The sum is 0.9649. <!-- 0.9649 = 0.5349 + 0.42 -->") == ["0.9649"]
     assert unbacked("The sum is 1.5349. <!-- 1.5349 = 0.5349 + 1.001 -->") == ["1.5349"]
     assert unbacked("Above 77.77 stood. <!-- 77.77 from 05_x -->") == []
+    # A small number with a unit is a result; without one it is none.
+    assert unbacked("It gains 7 nats, or 12 nats, with 2 images.", code="x = 7") == ["12"]
+    assert unbacked("It is 3–5 times as fast, 6-fold, 8×, or 9 to 11 MB; 3 × 3 filters.") == ["3", "5", "6", "8", "9", "11"]
+    assert unbacked("It is about 360 times as much. <!-- 360 = 151.26 / 0.42 -->") == []
+    assert unbacked("It is 350 times as much. <!-- 350 = 151.26 / 0.42 -->") == ["350"]
+    assert unbacked("It is about 400 times as much. <!-- 400 = 151.26 / 0.42 -->") == []
+    assert unbacked("It is 400 times as much. <!-- 400 = 151.26 / 0.42 -->") == ["400"]
     assert unbacked("Take 0.123. <!-- 0.123 given: an example -->") == []
     assert unbacked("A picture.", code='#| fig-cap: "At 0.53 and 0.66."\nx = 1') == ["0.66"]
     assert unbacked("A picture.", code='#| fig-cap: "At 0.66."\n# 0.66 given: read off the figure\nx = 1') == []
