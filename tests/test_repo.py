@@ -134,6 +134,10 @@ def test_figures_have_caption_and_alt_text(path):
         pictures = [key for out in cell["outputs"] for key in out.get("data", {}) if key.startswith("image/")]
         if pictures:
             assert "#| fig-cap:" in source(cell) and "#| fig-alt:" in source(cell), source(cell)
+        for text in ("".join(out.get("data", {}).get("text/markdown", "")) for out in cell["outputs"]):
+            # A film: its alternative text stands in the brackets, its caption in the line below.
+            for film in re.findall(r".*data:image/.*\n?.*", text):
+                assert re.fullmatch(r"!\[[^]]+\]\(data:image/[^)]+\)\\\n\*[^*]+\*", film), film[:80]
 
 
 @pytest.mark.parametrize("path", CHAPTERS, **by_name)
@@ -228,6 +232,20 @@ def tables_of_start_page():
 def test_minutes_of_a_chapter_follow_the_rule(path):
     # They are rounded to 5, and a small change of the text need not change them.
     assert abs(minutes_said(path) - minutes(path)) <= 5, f"{minutes(path):.0f}"
+
+
+# What a chapter may say of its code, and how many seconds that is at most.
+TIMES = {"seconds": 30, "a few seconds": 30, "half a minute": 40, "about half a minute": 40, "under a minute": 60,
+         "about a minute": 90, "one to two minutes": 120, "about two minutes": 150, "about three minutes": 210}
+
+
+@pytest.mark.parametrize("path", [path for path in CHAPTERS if path.stem not in ("05_training", "90_cli")], **by_name)
+def test_time_of_a_chapters_code_is_one_of_a_few_phrases_and_was_measured(path):
+    said = re.search(r"[Ii]ts code runs in (.+?)(?: on two cores|,|\.|;)", source(cells(path)[0]))
+    assert said and said.group(1) in TIMES, said and said.group()
+    measured = json.loads((ROOT / "benchmarks" / "results" / "chapters.json").read_text(encoding="utf-8"))["seconds"]
+    assert set(measured) <= {notebook.stem for notebook in NOTEBOOKS}, "run tools/execute_notebooks.py --times"
+    assert measured.get(path.stem, 0) <= TIMES[said.group(1)]
 
 
 def test_start_page_lists_every_chapter_with_its_minutes_and_what_comes_before():
