@@ -3,8 +3,8 @@
     python tests/prose_numbers.py [NAME ...]    lists the numbers that nothing backs
 
 Which numbers: those with a decimal point, a percent sign, a unit of measurement ("7 nats", "3 times"), or three
-digits and more, in markdown cells, captions and alt texts; not those in maths, code spans, links' targets, years. A sentence that links to another site or
-cites (Name, year) tells that source's numbers, which are not ours.
+digits and more, in markdown cells, captions and alt texts; not those in maths, code spans, links' targets, years.
+A sentence that links to another site or cites (Name, year) tells that source's numbers, which are not ours.
 
 What backs a number: an output or the code of the same section (`##`); in the recap and the exercises, of the
 notebook; if the paragraph links to a chapter or names it ("chapter 05"), of that chapter; or KNOWN. Signs are
@@ -37,8 +37,8 @@ POWER = r"(?:e(?P<e>[-+−]?\d+)| ?[·×] ?10(?P<power>[⁰¹²³⁴⁵⁶⁷⁸
 NUMBER = re.compile(rf"(?<![\w.,^/#]){DIGITS}{POWER}(?P<percent> ?%)?(?![\w]|[.,]\d)")
 PRINTED = re.compile(r"(?<![A-Za-z_\d.])\d[\d,]*(?:\.\d*)?(?:e[-+]?\d+)?|(?<![\w.])\.\d+")
 # What makes a number of one or two digits a result; "four minutes" and "2 dimensions" are none.
-UNIT = re.compile(r"\*{0,2}(?: ?[-–] ?\d+| (?:to|or|and) \d+)?\*{0,2}(?:[ \u00a0-](?:nats?|bits?|[kMG]B|megabytes?|seconds?"
-                  r"|ms|milliseconds?|times|fold)\b|-fold\b| ?×(?! ?\d))")
+UNIT = re.compile(r"\*{0,2}(?: ?[-–] ?\d+| (?:to|or|and) \d+)?\*{0,2}"
+                  r"(?:[ \u00a0-](?:nats?|bits?|[kMG]B|megabytes?|seconds?|ms|milliseconds?|times|fold)\b|-fold\b| ?×(?! ?\d))")
 ROUGHLY = re.compile(r"\b(about|some|roughly|near|nearly|almost|around|over|under|beyond|above|below|than|least|most)"
                      r"( the| a)?[ −-]*$", re.I)
 ELSEWHERE = re.compile(r"\]\(https?:|et al\.|\([A-Z][^()]*, (19|20)\d\d\)")

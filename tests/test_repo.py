@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import statistics
 from pathlib import Path
 
 import prose_numbers
@@ -24,6 +25,7 @@ OTHER_NAMES = {"log_var": "logvar", "logsigma": "logvar", "log_sigma": "logvar",
                "z_log_var": "logvar", "z_logvar": "logvar", "epsilon": "eps", "logpx_z": "log_px_z",
                "logpz": "log_pz", "logqz_x": "log_qz_x", "x_logit": "x_logits"}
 OTHER_SPELLINGS = {r"\\mathrm\{KL\}|D_\{": r"\text{KL}", r"\|\||\\parallel": r"\|", r"reparam\w+isation": "reparameterization",
+                   r"\\varepsilon": r"\epsilon",
                    r"\blog variance": "log-variance", r"\b(normal|minim|maxim|general|visual|regular)iz": "-is-",
                    r"\b(col|behavi|neighb)or": "-our", r"\bgray\b": "grey"}
 
@@ -107,6 +109,16 @@ def test_code_cells_are_short(path):
         if "#| export" in source(cell):
             assert len(definitions) <= 1, source(cell)
     assert sum(length > 16 for length in lengths) <= 0.2 * len(lengths) + 1
+
+
+def test_half_of_the_cells_have_seven_lines_and_nine_in_ten_have_sixteen():
+    lengths = []
+    for cell in (cell for path in NOTEBOOKS for cell in cells(path, "code")):
+        body = ast.parse(re.sub(r"^[%!].*$", "", source(cell), flags=re.M)).body
+        if any(not isinstance(node, ast.Import | ast.ImportFrom) for node in body):
+            lengths.append(sum(bool(line.strip()) and line[:2] != "#|" for line in source(cell).split("\n")))
+    assert statistics.median(lengths) <= 7
+    assert sum(length <= 16 for length in lengths) >= 0.9 * len(lengths)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, **by_name)
