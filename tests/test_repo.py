@@ -176,7 +176,7 @@ def test_chapter_says_what_comes_before(path):
 
 
 # "Predict: …", "Predict the …", "Before you run it: …", "Before you go on, make a guess".
-ASKS = re.compile(r"\bPredict\b|[Bb]efore you (?:go on|look|read on|run)\b|[:;,] predict\b"
+ASKS = re.compile(r"\bPredict\b|\b(?:before|Before) you (?:go on|look|read on|run)\b|[:;,] predict\b"
                   r"|\bGuess (?:before|first|the)\b")
 
 
