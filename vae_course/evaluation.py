@@ -169,9 +169,9 @@ def check_quadrature(model: VAE, x, tolerance: float = 1e-3) -> tf.Tensor:
     if not 1e-4 <= tolerance < np.inf:
         raise ValueError(f"tolerance must be finite and at least 1e-4 nats, got {tolerance}: "
                          "float32 sums of 784 pixels are not more exact.")
-    x, drawn = check_images(x), model.decode(tf.zeros((1, model.latent_dim))).shape[1:]
-    if x.shape[1:] != drawn:
-        raise ValueError(f"images must be {tuple(drawn)}, as the model's, got {tuple(x.shape[1:])}.")
+    x, own = check_images(x), model.decode(tf.zeros((1, model.latent_dim))).shape[1:]
+    if x.shape[1:] != own:
+        raise ValueError(f"images must be {tuple(own)}, as the model's, got {tuple(x.shape[1:])}.")
     return tf.reshape(x, (len(x), -1))
 
 # %% ../nbs/09_evaluation.ipynb #b9e99840
