@@ -78,7 +78,7 @@ pretrained: .venv/library
 	mkdir -p nbs/images
 	cp runs/pretrained/cvae.gif runs/pretrained/manifold.png nbs/images/
 
-BENCHMARKS := time_to_elbo throughput evaluation manifold memory scaling explorer
+BENCHMARKS := time_to_elbo throughput evaluation log_marginal manifold memory scaling explorer
 
 bench: .venv/bench
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py || exit 1; done

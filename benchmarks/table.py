@@ -81,6 +81,13 @@ def evaluation_rows(result: dict):
            "same weights; the first call traces")
 
 
+def log_marginal_rows(result: dict):
+    "The integral of chapter 09."
+    yield (f"log p(x) of {result['images']:,} images by quadrature",
+           f"{number(result['call']['median_s'])} s, peak memory {number(result['peak_mib'])} MiB",
+           f"estimated error of the mean {result['error_of_mean_nats']:.0e} nats".replace("-", "−"))
+
+
 def manifold_rows(result: dict):
     "400 digits."
     yield (f"Manifold of {result['digits']} digits",
@@ -141,8 +148,9 @@ def limit_line(result: dict) -> str:
 
 
 ROWS = {"time_to_elbo": time_to_elbo_rows, "best": best_rows, "throughput": throughput_rows,
-        "evaluation": evaluation_rows, "manifold": manifold_rows, "memory": memory_rows,
-        "scaling": scaling_rows, "explorer": explorer_rows}
+        "evaluation": evaluation_rows, "log_marginal": log_marginal_rows,
+        "manifold": manifold_rows, "memory": memory_rows, "scaling": scaling_rows,
+        "explorer": explorer_rows}
 
 
 def machine_line(machines: list) -> str:

@@ -261,7 +261,16 @@ def test_evaluate_prints_and_writes_the_same_figures(small_run, x_test):
     assert found["elbo"] == evaluate(load_run(small_run, "cvae")[0], x_test[:200])["elbo"]
     # Bounds in order; the ELBO of 200 images has a Monte Carlo error of a few tenths of a nat.
     assert found["elbo"] - 1 < found["iwae"]["bound"] < found["log_px"] + 0.5
-    assert f"{found['log_px']}" in result.output and "active units" in result.output
+    rows = {line[:26].strip(): line[26:].split() for line in result.output.splitlines()}
+    assert rows["log p(x)"] == [f"{found['log_px']:.3f}", "nats", "200"]
+    assert f"active units: {found['active_units']} of 2" in result.output
+    assert rows["IWAE bound, k = 5"] == [f"{found['iwae']['bound']:.3f}", "nats", "200"]
+    assert rows["ELBO of the same images"] == [f"{found['iwae']['elbo_of_the_same']:.3f}", "nats", "200"]
+
+
+def test_evaluate_refuses_a_single_image(small_run):
+    result = CliRunner().invoke(main, ["evaluate", str(small_run), "--test-images", "1"])
+    assert result.exit_code == 1 and "active units need at least 2 images, got 1" in result.output
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -289,7 +298,8 @@ def test_grey_digits_train_with_their_own_likelihood(tmp_path):
     assert result.exit_code == 0 and card["recipe"]["likelihood"] == "discretized_logistic"
     assert model.decoder.output_shape == (None, 28, 28, 2) and (out / "manifold.png").exists()
     looked = CliRunner().invoke(main, ["evaluate", str(out), "--test-images", "50", "--samples", "2"])
-    assert looked.exit_code == 0 and "bits per dimension" in looked.output and "log px" not in looked.output
+    assert looked.exit_code == 0 and "bits per dimension" in looked.output
+    assert "log p(x): not computed, the pixels are not binary" in looked.output
 
 
 def test_photographs_train_in_colour(tmp_path):

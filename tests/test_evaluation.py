@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, special
 
+from vae_course.diagnosis import latent_statistics
 from vae_course.elbo import LOGIT_BOUND, elbo_terms
 from vae_course.evaluation import (
     flat_decoder,
@@ -17,6 +18,7 @@ from vae_course.evaluation import (
     log_sum,
     log_weights,
     remaining_error,
+    sample_log_weights,
 )
 from vae_course.manifold import encode_images
 from vae_course.model import CVAE, VAE
@@ -137,15 +139,36 @@ def test_draws_from_the_prior_agree(pretrained, some, marginal):
     assert np.all(np.abs(total - np.log(n) - marginal.log_px)[known] < 5 * error[known])
 
 
+def of_groups(log_w, k):
+    """The IWAE bound of each group of k samples, (n, groups)."""
+    groups = log_w.shape[1] // k
+    grouped = log_w[:, :groups * k].reshape(len(log_w), groups, k).astype(float)
+    return np.logaddexp.reduce(grouped, axis=2) - np.log(k)
+
+
 @pytest.mark.parametrize("k", [1, 2, 5, 20, 100])
-def test_bounds_stand_in_order(marginal, log_w, k):
-    groups = 2000 // k
-    values = np.logaddexp.reduce(log_w[:, :groups * k].reshape(len(log_w), groups, k).astype(float), axis=2) - np.log(k)
-    error = values.std(axis=1) / np.sqrt(groups)
+def test_bounds_stand_in_order(pretrained, some, marginal, log_w, k):
+    values = of_groups(log_w, k)
+    error = values.std(axis=1, ddof=1) / np.sqrt(values.shape[1])
     # Each image: the bound is below log p(x), up to five standard errors of its own estimate.
     assert np.all(values.mean(axis=1) <= marginal.log_px + 5 * error + marginal.error + 2e-3)
-    # On average over the images: more samples, a higher bound.
-    assert iwae_bound(log_w, 2 * k).mean() >= iwae_bound(log_w, k).mean() - 1e-3
+    # Twice the samples, drawn by another seed, a higher bound: up to five standard errors of the difference.
+    twice = of_groups(log_weights(pretrained[0], some, samples=2000, seed=k), 2 * k)
+    both = np.hypot(error, twice.std(axis=1, ddof=1) / np.sqrt(twice.shape[1]))
+    assert np.all(twice.mean(axis=1) >= values.mean(axis=1) - 5 * both)
+    of_mean = np.sqrt(np.sum(both**2)) / len(some)
+    assert twice.mean() >= values.mean() - 5 * of_mean
+    assert k > 1 or twice.mean() > values.mean() + 5 * of_mean  # there the step is far above the noise
+
+
+def test_five_thousand_samples_stay_in_order(pretrained, some, marginal):
+    values = of_groups(log_weights(pretrained[0], some[:4], samples=40_000, seed=9), 5000)
+    error = values.std(axis=1, ddof=1) / np.sqrt(8)
+    # Eight groups know their own error to a quarter only: seven of them instead of five.
+    assert np.all(values.mean(axis=1) <= marginal.log_px[:4] + 7 * error + marginal.error[:4] + 2e-3)
+    fewer = of_groups(log_weights(pretrained[0], some[:4], samples=2000, seed=10), 100)
+    both = np.hypot(error, fewer.std(axis=1, ddof=1) / np.sqrt(20))
+    assert np.all(values.mean(axis=1) >= fewer.mean(axis=1) - 7 * both)
 
 
 def test_one_sample_is_the_elbo(pretrained, some):
@@ -158,6 +181,26 @@ def test_one_sample_is_the_elbo(pretrained, some):
 def test_weights_do_not_depend_on_the_company(pretrained, some):
     alone = log_weights(pretrained[0], some[:2], samples=30)
     assert np.allclose(alone, log_weights(pretrained[0], some, samples=30)[:2], atol=1e-3)
+
+
+def test_many_samples_are_decoded_in_parts_with_the_same_weights(pretrained, some):
+    model, sizes = pretrained[0], []
+
+    class Counting:
+        """The model, with a note of how many codes each call decodes."""
+
+        def __getattr__(self, name):
+            return getattr(model, name)
+
+        def log_likelihood(self, x, z):
+            sizes.append(len(z))
+            return model.log_likelihood(x, z)
+
+    in_parts = log_weights(Counting(), some[:2], samples=2300, seed=3)
+    eps = tf.stack([draw_eps(3, i, (2300, 2)) for i in range(2)])
+    # float32 sums of 784 pixels, in another order for another batch size.
+    assert np.allclose(in_parts, sample_log_weights(model, some[:2], eps), atol=1e-3)
+    assert max(sizes) <= 1000 and sum(sizes) == 2 * 2300
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3])
@@ -266,6 +309,20 @@ def test_a_needle_is_refused_and_not_missed_in_silence(x):
     (lambda m, x: log_marginal(CVAE(latent_dim=3), x), ValueError, "latent_dim 1 or 2, got 3"),
     (lambda m, x: log_marginal(m, x, tolerance=1e-6), ValueError, "at least 1e-4 nats, got 1e-06"),
     (lambda m, x: log_marginal(m, x, tolerance=float("nan")), ValueError, "at least 1e-4 nats, got nan"),
+    (lambda m, x: log_marginal(m, x, tolerance=float("inf")), ValueError, "must be finite and at least 1e-4 nats, got inf"),
+    (lambda m, x: log_marginal(m, x[:, :14]), ValueError, r"images must be \(28, 28, 1\), as the model's, got \(14, 28, 1\)"),
+    (lambda m, x: highest_code(m, x[:, :14]), ValueError, r"images must be \(28, 28, 1\)"),
+    (lambda m, x: highest_code(CVAE(latent_dim=3), x), ValueError, "latent_dim 1 or 2, got 3"),
+    (lambda m, x: highest_code(m, x, step=0), ValueError, "step must be 1 divided by an integer, such as 1/8, got 0"),
+    (lambda m, x: highest_code(m, x, step=0.3), ValueError, "step must be 1 divided by an integer"),
+    (lambda m, x: highest_code(m, x, limit=0), ValueError, "limit must be at least 1"),
+    (lambda m, x: posterior_on_plane(m, x[:, :14], (0, 0), (1, 1)), ValueError, r"images must be \(28, 28, 1\)"),
+    (lambda m, x: posterior_on_plane(m, x, (0, 0), (1, 1), points=0), ValueError, "points must be at least 1"),
+    (lambda m, x: posterior_on_plane(CVAE(latent_dim=2, likelihood="discretized_logistic"), x, (0, 0), (1, 1)),
+     ValueError, "needs binary pixels, got the likelihood"),
+    (lambda m, x: smooth_elbo(CVAE(latent_dim=10), x, tf.zeros((8, 10)), tf.zeros((8, 10))), ValueError,
+     "latent_dim 1 to 3, got 10"),
+    (lambda m, x: latent_statistics(m, x[:1]), ValueError, "at least 2 images, got 1"),
     (lambda m, x: log_marginal(m, x * 0.5), ValueError, "each pixel must be 0 or 1"),
     (lambda m, x: log_marginal(m, x[:0]), ValueError, "no axis of length 0"),
     (lambda m, x: log_weights(m, x, 0), ValueError, "samples must be at least 1, got 0"),

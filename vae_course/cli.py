@@ -25,7 +25,7 @@ import tensorflow as tf
 
 from .checkpoints import is_chief
 from .devices import make_strategy, run_workers
-from .diagnosis import report
+from .diagnosis import report, report_table
 from .explorer import explore_run
 from .other_data import DATASETS, load_dataset, prepare
 from .recipes import RECIPES, Recipe
@@ -168,8 +168,7 @@ def evaluate_run(run, test_images, samples):
             temporary.write_text(json.dumps(found, indent=1) + "\n")
     except ERRORS as error:
         raise click.ClickException(str(error)) from error
-    for name, value in found.items():
-        click.echo(f"{name.replace('_', ' '):20} {value}")
+    click.echo(report_table(found))
 
 # %% ../nbs/90_cli.ipynb #17a9cf03
 @main.command()

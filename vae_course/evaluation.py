@@ -158,17 +158,21 @@ class Marginal(NamedTuple):
     step: float  # of the finest grid
 
 # %% ../nbs/09_evaluation.ipynb #6f824515
-def check_quadrature(model: VAE, tolerance: float):
-    "Raise ValueError unless `log_marginal` can work with this model and tolerance."
+def check_quadrature(model: VAE, x, tolerance: float = 1e-3) -> tf.Tensor:
+    "Images as (n, pixels) float32; ValueError unless quadrature can work with all three."
     if model.latent_dim > 2:
         raise ValueError(f"quadrature needs latent_dim 1 or 2, got {model.latent_dim}: the grid "
                          "grows with its power. Use log_weights and iwae_bound for a bound.")
     if model.likelihood.levels != 2:
         raise ValueError("quadrature by a matrix product needs binary pixels, got the likelihood "
                          f"{type(model.likelihood).__name__}.")
-    if not tolerance >= 1e-4:
-        raise ValueError(f"tolerance must be at least 1e-4 nats, got {tolerance}: float32 sums of "
-                         "784 pixels are not more exact.")
+    if not 1e-4 <= tolerance < np.inf:
+        raise ValueError(f"tolerance must be finite and at least 1e-4 nats, got {tolerance}: "
+                         "float32 sums of 784 pixels are not more exact.")
+    x, own = check_images(x), model.decode(tf.zeros((1, model.latent_dim))).shape[1:]
+    if x.shape[1:] != own:
+        raise ValueError(f"images must be {tuple(own)}, as the model's, got {tuple(x.shape[1:])}.")
+    return tf.reshape(x, (len(x), -1))
 
 # %% ../nbs/09_evaluation.ipynb #b9e99840
 def log_marginal(
@@ -178,11 +182,10 @@ def log_marginal(
 ) -> Marginal:
     """log p(x) of each image by quadrature.
 
-    Raises what `check_images` raises; ValueError for other pixels or a wrong latent_dim or
-    tolerance; ArithmeticError if the finest grid is too coarse."""
-    check_quadrature(model, tolerance)
-    images, step, changes = check_images(x), STEPS[0], []
-    x, decode = tf.reshape(images, (len(images), -1)), flat_decoder(model)
+    Raises what `check_images` raises; ValueError for images of another size, a wrong
+    latent_dim or tolerance; ArithmeticError if the finest grid is too coarse."""
+    images, x = x, check_quadrature(model, x, tolerance)
+    decode, step, changes = flat_decoder(model), STEPS[0], []
     tiles, masses = cover(decode, model.latent_dim, x)
     near = near_mean(model, images, tiles)
     while step > STEPS[1]:
@@ -191,8 +194,7 @@ def log_marginal(
         changes.append(log_px - np.logaddexp.reduce(masses, axis=1))
         masses, error = finer, remaining_error(changes)
         if error <= tolerance:
-            limit = int(np.max(tiles)) + 1
-            return Marginal(log_px, np.abs(changes[-1]) / 7, error, limit, step)
+            return Marginal(log_px, np.abs(changes[-1]) / 7, error, int(np.max(tiles)) + 1, step)
     raise ArithmeticError(f"the integrand is too narrow for a step of {step}: the error is still "
                           f"about {error:.1e} nats. Allow a larger tolerance.")
 
@@ -223,11 +225,12 @@ def log_weights(
 ) -> np.ndarray:  # (n, samples) float32, log p(x, z) - log q(z|x), nats
     "Log importance weights from noise of each image's own, in parts; raises as `check_images`."
     check_integer("samples", samples)
-    x, rows, parts = model.check(x), max(1, 5000 // samples), []
+    x, rows, along = model.check(x), max(1, 1000 // samples), range(0, samples, 1000)
+    parts, shape = [], (samples, model.latent_dim)
     for i in range(0, len(x), rows):
-        part = x[i:i + rows]
-        eps = [draw_eps(seed, i + j, (samples, model.latent_dim)) for j in range(len(part))]
-        parts.append(sample_log_weights(model, part, tf.stack(eps)))
+        eps = tf.stack([draw_eps(seed, j, shape) for j in range(len(x))[i:i + rows]])
+        log_w = [sample_log_weights(model, x[i:i + rows], eps[:, k:k + 1000]) for k in along]
+        parts.append(np.concatenate(log_w, axis=1))
     return np.concatenate(parts)
 
 # %% ../nbs/09_evaluation.ipynb #54b4e086

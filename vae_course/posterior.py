@@ -12,9 +12,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from .data import check_images
 from .elbo import kl_standard_normal, log_normal_pdf
-from .evaluation import BLOCK, CODES, flat_decoder, lattice, log_joint
+from .evaluation import BLOCK, CODES, check_quadrature, flat_decoder, lattice, log_joint
 from .model import LOGVAR_BOUND, VAE
 from .support import check_integer
 
@@ -38,6 +37,9 @@ def smooth_elbo(
     nodes: int = 8,  # along each axis; nodes**latent_dim codes are decoded per image
 ) -> tf.Tensor:  # (n,) float32, nats
     "The ELBO of each image by quadrature instead of sampling: a smooth function of q."
+    if model.latent_dim > 3:
+        raise ValueError(f"smooth_elbo needs latent_dim 1 to 3, got {model.latent_dim}: it decodes "
+                         "nodes**latent_dim codes per image. Average log_weights instead.")
     eps, weights = gauss_hermite(nodes, model.latent_dim)
     z = mean[:, None] + tf.exp(logvar / 2)[:, None] * eps
     z = tf.reshape(z, (-1, model.latent_dim))
@@ -83,18 +85,21 @@ def decode_all(model: VAE, z: np.ndarray) -> np.ndarray:
 def highest_code(
     model: VAE,  # with latent_dim 1 or 2
     x: np.ndarray,  # (n, 28, 28, 1) float32, each pixel 0 or 1
-    step: float = 1 / 8,  # of the grid that is searched
+    step: float = 1 / 8,  # of the grid that is searched; 1 / step must be whole
     limit: int = 5,  # how far it reaches
 ) -> np.ndarray:  # (n, latent_dim) float32
-    "The code of the grid where the true posterior is highest."
+    "The code of the grid where the true posterior is highest; raises ValueError on bad input."
+    x = check_quadrature(model, x)
+    check_integer("limit", limit)
+    if not (0 < step <= 1 and np.isclose(1 / step, round(1 / step))):
+        raise ValueError(f"step must be 1 divided by an integer, such as 1/8, got {step}.")
     corners = itertools.product(range(-limit, limit), repeat=model.latent_dim)
     shift = (0.0,) * model.latent_dim
     z = np.concatenate([lattice(c, step, shift) for c in corners])
     x_logits = decode_all(model, z)
-    x, log_pz = check_images(x), log_normal_pdf(z, 0.0, 0.0)
-    rows = max(1, BLOCK // len(z))
-    best = [tf.argmax(log_joint(tf.reshape(part, (len(part), -1)), x_logits, log_pz), axis=1)
-            for part in (x[i:i + rows] for i in range(0, len(x), rows))]
+    log_pz, rows = log_normal_pdf(z, 0.0, 0.0), max(1, BLOCK // len(z))
+    best = [tf.argmax(log_joint(x[i:i + rows], x_logits, log_pz), axis=1)
+            for i in range(0, len(x), rows)]
     return z[np.concatenate(best)]
 
 # %% ../nbs/09a_posterior.ipynb #28933012
@@ -108,9 +113,10 @@ def posterior_on_plane(
     "log p(x, z) on a rectangle of the latent plane: up to a constant, the log posterior."
     if model.latent_dim != 2:
         raise ValueError(f"a plane needs latent_dim 2, got {model.latent_dim}.")
-    x = check_images(x)
+    check_integer("points", points)
+    x, decode = check_quadrature(model, x), flat_decoder(model)
     z1, z2 = (np.linspace(a, b, points, dtype=np.float32) for a, b in zip(low, high, strict=True))
     z = np.stack(np.meshgrid(z1, z2), axis=-1).reshape(-1, 2)
-    x_logits = decode_all(model, z)
-    joint = log_joint(tf.reshape(x, (len(x), -1)), x_logits, log_normal_pdf(z, 0.0, 0.0))
-    return z1, z2, joint.numpy().reshape(-1, points, points)
+    joint = [log_joint(x, decode(part), log_normal_pdf(part, 0.0, 0.0))
+             for part in np.array_split(z, 1 + len(z) // CODES)]
+    return z1, z2, np.concatenate(joint, axis=1).reshape(-1, points, points)
