@@ -2,9 +2,9 @@
 
     python tests/prose_numbers.py [NAME ...]    lists the numbers that nothing backs
 
-Which numbers: those with a decimal point, a percent sign, or three digits and more, in markdown cells, captions
-and alt texts; not those in maths, code spans, links' targets, years. A sentence that links to another site or
-cites (Name, year) tells that source's numbers, which are not ours.
+Which numbers: those with a decimal point, a percent sign, a unit of measurement ("7 nats", "3 times"), or three
+digits and more, in markdown cells, captions and alt texts; not those in maths, code spans, links' targets, years.
+A sentence that links to another site or cites (Name, year) tells that source's numbers, which are not ours.
 
 What backs a number: an output or the code of the same section (`##`); in the recap and the exercises, of the
 notebook; if the paragraph links to a chapter or names it ("chapter 05"), of that chapter; or KNOWN. Signs are
@@ -13,7 +13,7 @@ the like zeros at the end need not be digits: about 500 may stand for 543.
 
 For the rest the cell holds a comment, <!-- … -->, or a line `# …` in the code cell of a caption:
 
-    7.6 = 156.4 - 148.8          arithmetic on numbers of this notebook, or KNOWN
+    7.6 = 156.4 - 148.8          arithmetic on numbers of this notebook, or KNOWN; a quotient for "7 times as fast"
     205.85 from 01_data          a number of that notebook, which may be this one
     0.75 given: why              not a result: an assumption, or read off a figure
 """
@@ -36,6 +36,9 @@ DIGITS = r"(?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)"
 POWER = r"(?:e(?P<e>[-+−]?\d+)| ?[·×] ?10(?P<power>[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+))?"
 NUMBER = re.compile(rf"(?<![\w.,^/#]){DIGITS}{POWER}(?P<percent> ?%)?(?![\w]|[.,]\d)")
 PRINTED = re.compile(r"(?<![A-Za-z_\d.])\d[\d,]*(?:\.\d*)?(?:e[-+]?\d+)?|(?<![\w.])\.\d+")
+# What makes a number of one or two digits a result; "four minutes" and "2 dimensions" are none.
+UNIT = re.compile(r"\*{0,2}(?: ?[-–] ?\d+| (?:to|or|and) \d+)?\*{0,2}"
+                  r"(?:[ \u00a0-](?:nats?|bits?|[kMG]B|megabytes?|seconds?|ms|milliseconds?|times|fold)\b|-fold\b| ?×(?! ?\d))")
 ROUGHLY = re.compile(r"\b(about|some|roughly|near|nearly|almost|around|over|under|beyond|above|below|than|least|most)"
                      r"( the| a)?[ −-]*$", re.I)
 ELSEWHERE = re.compile(r"\]\(https?:|et al\.|\([A-Z][^()]*, (19|20)\d\d\)")
@@ -147,19 +150,19 @@ def claims(text):
             digits, before = match["digits"], plain[:match.start()]
             short = "." not in digits and len(digits.replace(",", "")) < 3
             year = re.fullmatch(r"(19|20)\d\d", digits)
-            exact = match["percent"] or match["e"] or match["power"]
+            exact = match["percent"] or match["e"] or match["power"] or UNIT.match(plain[match.end():])
             version = re.search(r"(Python|TensorFlow|Keras|Probability|version) $", before)
             if exact or not (short or year or version):
                 yield match, before, sentence.strip(), paragraph
 
 
-def arithmetic(number, formula, pool):
+def arithmetic(number, formula, pool, before=""):
     """Whether the formula's numbers are backed, and its value is the number."""
     numbers = list(NUMBER.finditer(formula.replace("(", " ").replace(")", " ")))
     assert re.fullmatch(r"[\d.,e+*/() −-]+", formula), f"not arithmetic: {formula}"
     value = abs(eval(formula.replace(",", "").replace("−", "-")))
     known = [float(key.replace(",", "")) for key in KNOWN]
-    return backed(number, [value]) and all(backed(n, pool) or float(n["digits"].replace(",", "")) in known
+    return backed(number, [value], before) and all(backed(n, pool) or float(n["digits"].replace(",", "")) in known
                                            or len(n["digits"]) < 3 for n in numbers)
 
 
@@ -174,7 +177,7 @@ def unbacked(name):
         for match, before, sentence, paragraph in claims(text):
             remark = remarks.get(match["digits"] + (f"e{match['e']}" if match["e"] else ""))
             if remark and remark[2]:
-                fine = arithmetic(match, remark[2], evidence_of(name))
+                fine = arithmetic(match, remark[2], evidence_of(name), before)
             elif remark and remark[3]:
                 fine = backed(match, evidence_of(remark[3]), before)
             else:

@@ -1,6 +1,7 @@
 """Checkpoints: what was written or a clear refusal, and runs that nothing can stop for good."""
 
 import errno
+import itertools
 import os
 import pickle
 import resource
@@ -302,6 +303,21 @@ def test_a_checkpoint_that_cannot_be_written_is_noticed_before_any_work(few, tmp
         run(SMALL, few, tmp_path / "file" / "run")
 
 
+def test_a_resumed_run_notices_a_read_only_folder_before_any_work(finished, few, folder, monkeypatch):
+    """`os.replace` fails as on a read-only disk, for root too. A finished run is only read."""
+    def fail(*_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "replace", fail)
+    monkeypatch.setattr(training, "run_epoch", lambda *_: pytest.fail("it trains"))
+    assert children.same(finished[1], run(SMALL, few, folder))
+    (folder / "step-000000150.npz").unlink()
+    before = [path.read_bytes() for path in list_checkpoints(folder)]
+    with pytest.raises(OSError, match="cannot write the checkpoint .*step-000000125.npz: Read-only file system"):
+        run(SMALL, few, folder)
+    assert before == [path.read_bytes() for path in list_checkpoints(folder)] and len(before) == 2
+
+
 def test_a_disk_that_fills_up_in_the_middle_stops_the_run_and_more_room_ends_it(
         finished, few, tmp_path, monkeypatch):
     savez, folder = np.savez, tmp_path / "run"
@@ -319,54 +335,41 @@ def test_a_disk_that_fills_up_in_the_middle_stops_the_run_and_more_room_ends_it(
     assert children.same(run(SMALL, few, folder), finished[1])
 
 
-
-
 # --- Kills ---------------------------------------------------------------------------------------
 
-# Where a child is killed, and at which occurrence since it was started:
-# "moment": by its parent, a random moment after the start of a portion of steps;
-# "steps": between two portions; "half": while a checkpoint is half written;
-# "before", "after": around the renaming of a finished checkpoint;
-# "delete": before an old checkpoint goes; "evaluation": after a batch of test images.
-# Each "moment" completes one portion at the most, so the later points exist whatever the timing.
-PLANS = [
-    (QUICK, [("half", 1), ("after", 1), ("moment", 1), ("steps", 2), ("half", 1), ("moment", 1),
-             ("evaluation", 2), ("before", 1), ("delete", 1), ("moment", 1)]),
-    (replace(QUICK, schedule="cosine", warmup=30, estimator="closed_form", output_bias="log_odds", seed=3),
-     [("before", 1), ("moment", 1), ("after", 1), ("moment", 1), ("evaluation", 1), ("half", 1),
-      ("after", 1), ("steps", 2), ("moment", 1), ("evaluation", 2), ("before", 1)]),
-]
+# Two runs, each killed ten times: at a point of the program that a generator draws, or at a moment that it draws.
+KILLED = [QUICK, replace(QUICK, schedule="cosine", warmup=30, estimator="closed_form", output_bias="log_odds", seed=3)]
+# A child passes three points when it writes its first checkpoint and five or six for each 50 steps after that, of
+# which there are eight. So most children go on a little, and a run seldom ends before its ten kills.
+FARTHEST = 12
 
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def set_trap(place, count, connection):
-    """Let this process die where the plan says; patches what `fit` calls there."""
-    left = [count]
+def set_trap(n, connection):
+    """Let this process die at the n-th point that it passes, and say which it was; patches what `fit` calls there."""
+    passed = itertools.count(1)
 
-    def reached():
-        left[0] -= 1
-        return left[0] == 0
-
-    def half(path, **arrays):
-        savez(path, **arrays)
-        if reached():
-            os.truncate(path, path.stat().st_size // 2)
+    def point(name, last_act=lambda: None):
+        if next(passed) == n:
+            last_act()
+            connection.send(name)
             die()
+
+    def write(path, **arrays):
+        savez(path, **arrays)
+        point("half a checkpoint", lambda: os.truncate(path, path.stat().st_size // 2))
 
     def rename(source, target):
-        hit = reached()
-        if hit and place == "before":
-            die()
+        point("before the renaming")
         move(source, target)
-        if hit:
-            die()
+        point("after the renaming")
 
     def delete(path, missing_ok=False):
-        if path.name.startswith("step-") and reached():
-            die()
+        if path.name.startswith("step-"):
+            point("before a deletion")
         unlink(path, missing_ok)
 
     def trace(function, model):
@@ -374,8 +377,7 @@ def set_trap(place, count, connection):
 
         def evaluated(x, eps):
             terms = traced(x, eps)
-            if reached():
-                die()
+            point("evaluation")
             return terms
 
         return evaluated
@@ -384,72 +386,96 @@ def set_trap(place, count, connection):
         run_steps = make_steps(*arguments)
 
         def portion(batches, n):
-            if reached():
-                if place == "steps":
-                    die()
-                run_steps(batches, training.tf.constant(0))  # trace now, so that the steps begin at once
-                connection.send("a portion begins")
-            elif place == "moment" and left[0] < 0:
-                time.sleep(children.PATIENCE)  # the kill is on its way
+            point("between two portions")
             return run_steps(batches, n)
 
         return portion
 
     savez, move, unlink = np.savez, os.replace, Path.unlink
     make_trace, make_steps = training.trace, training.make_run_steps
-    if place == "half":
-        np.savez = half
-    elif place in ("before", "after"):
-        os.replace = rename
-    elif place == "delete":
-        Path.unlink = delete
-    elif place == "evaluation":
-        training.trace = trace
-    else:
-        training.make_run_steps = make_run_steps
+    np.savez, os.replace, Path.unlink = write, rename, delete
+    training.trace, training.make_run_steps = trace, make_run_steps
 
 
-def child_fit(connection, recipe, images, folder=None, trap=None):
+def set_clock(count, connection):
+    """Say when the portion of that number begins; the next waits for the kill, which is on its way."""
+    left = [count]
+
+    def make_run_steps(*arguments):
+        run_steps = make_steps(*arguments)
+
+        def portion(batches, n):
+            left[0] -= 1
+            if left[0] == 0:
+                run_steps(batches, training.tf.constant(0))  # trace now, so that the steps begin at once
+                connection.send("a moment")
+            elif left[0] < 0:
+                time.sleep(children.PATIENCE)
+            return run_steps(batches, n)
+
+        return portion
+
+    make_steps, training.make_run_steps = training.make_run_steps, make_run_steps
+
+
+def child_fit(connection, recipe, images, folder=None, set_death=None, number=None):
     """Runs in a child: `fit`, with a checkpoint after each portion of steps."""
-    if trap:
-        set_trap(*trap, connection)
+    if set_death:
+        set_death(number, connection)
     model, history = fit(recipe, *images, verbose=False, checkpoint_dir=folder, checkpoint_seconds=0)
     connection.send((model.get_weights(), history))
 
 
-def fit_through_kills(recipe, plan, images, folder, rng):
-    """Start a child for each trap of the plan, then one without; its result, and a log."""
-    log = []
-    for place, count in plan:
-        process, connection = children.start(child_fit, recipe, images, folder, (place, count))
-        seconds = rng.uniform(0, 0.25)
-        if place == "moment":
-            assert connection.poll(children.PATIENCE) and connection.recv() == "a portion begins"
-            time.sleep(seconds)
-            process.kill()
-        process.join(children.PATIENCE)
-        found = list_checkpoints(folder)
-        log.append(f"{place} {count}" + f" after {seconds:.3f} s" * (place == "moment")
-                   + f": {[path.stem for path in found]}, {len(os.listdir(folder)) - len(found)} leftover")
-        assert process.exitcode == -signal.SIGKILL, log
-        for path in found:
-            read_checkpoint(path)
-    return children.finish(children.start(child_fit, recipe, images, folder)), log
+def fit_in_danger(recipe, images, folder, rng, log):
+    """Start a child and kill it at random; None, or its result if it ends before that point."""
+    by_clock = rng.random() < 0.3
+    number, seconds = int(rng.integers(1, 3 if by_clock else FARTHEST + 1)), rng.uniform(0, 0.25)
+    process, connection = children.start(child_fit, recipe, images, folder,
+                                         set_clock if by_clock else set_trap, number)
+    assert connection.poll(children.PATIENCE), "the child hangs"
+    what = connection.recv()  # or the result
+    if what == "a moment":
+        time.sleep(seconds)
+        process.kill()
+        what = f"{what}, {1000 * seconds:.0f} ms after the beginning of its portion {number}"
+    process.join(children.PATIENCE)
+    if process.exitcode == 0:
+        return connection.recv() if isinstance(what, str) else what
+    assert process.exitcode == -signal.SIGKILL, log
+    found = list_checkpoints(folder)
+    for path in found:
+        read_checkpoint(path)
+    log.append(f"{folder.name}, {what}: {[path.stem for path in found]}, {len(os.listdir(folder)) - len(found)} leftover")
+    return None
+
+
+def fit_through_kills(recipe, images, folder, rng):
+    """Kill ten children; the folders and results of all runs that came to their end, and a log."""
+    results, log = [], []
+    while len(log) < 10:
+        place, result = folder / f"run-{len(results)}", None
+        place.mkdir(parents=True)
+        while result is None and len(log) < 10:
+            result = fit_in_danger(recipe, images, place, rng, log)
+        results.append((place, result or children.finish(children.start(child_fit, recipe, images, place))))
+    return results, log
 
 
 def test_a_run_killed_twenty_times_ends_like_one_that_was_left_alone(images, tmp_path):
-    jobs = [(recipe, plan, images, tmp_path / str(number), np.random.default_rng(number))
-            for number, (recipe, plan) in enumerate(PLANS)]
-    with ThreadPoolExecutor() as pool:  # the plans side by side, each in children of its own
-        results = list(pool.map(lambda job: fit_through_kills(*job), jobs))
-        uninterrupted = list(pool.map(
-            lambda job: children.finish(children.start(child_fit, job[0], images)), jobs))
-    assert sum(len(log) for _, log in results) >= 20
-    for (recipe, _, _, folder, _), (result, log), alone in zip(jobs, results, uninterrupted, strict=True):
+    seed = int(os.environ.get("KILL_SEED", 0))  # another number draws other points
+    with ThreadPoolExecutor() as pool:  # the recipes side by side, in children of their own
+        jobs = [pool.submit(fit_through_kills, recipe, images, tmp_path / str(i), np.random.default_rng([seed, i]))
+                for i, recipe in enumerate(KILLED)]
+        uninterrupted = [pool.submit(lambda job: children.finish(children.start(*job)), (child_fit, recipe, images))
+                         for recipe in KILLED]
+    for recipe, job, alone in zip(KILLED, jobs, uninterrupted, strict=True):
+        results, log = job.result()
         print(*log, sep="\n")
-        assert len(alone[1]) == recipe.epochs and children.same(result, alone)
-        # The last three, and nothing left over from any kill.
-        assert sorted(os.listdir(folder)) == [f"step-{step:09}.npz" for step in (300, 350, 400)]
+        assert len(log) == 10 and len(alone.result()[1]) == recipe.epochs
+        for folder, result in results:
+            assert children.same(result, alone.result())
+            # The last three, and nothing left over from any kill.
+            assert sorted(os.listdir(folder)) == [f"step-{step:09}.npz" for step in (300, 350, 400)], log
 
 
 # --- Processes -----------------------------------------------------------------------------------
@@ -463,10 +489,12 @@ pickle.dump((model.get_weights(), history), sys.stdout.buffer)
 """
 
 
-def test_two_fresh_processes_agree_to_the_last_bit(finished, few):
+@pytest.mark.parametrize("filters", [(4, 4), (32, 64)])
+def test_two_fresh_processes_agree_to_the_last_bit(few, filters):
     """One forked, one started from nothing; and this one, which has run much else before."""
+    recipe = replace(SMALL, filters=filters)
     with subprocess.Popen([sys.executable, "-c", PROGRAM], stdin=subprocess.PIPE,
                           stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-        output = process.communicate(pickle.dumps((SMALL, few)), timeout=children.PATIENCE)[0]
-    fresh, forked = pickle.loads(output), children.finish(children.start(child_fit, SMALL, few))
-    assert children.same(fresh, forked) and children.same(fresh, finished[1])
+        output = process.communicate(pickle.dumps((recipe, few)), timeout=children.PATIENCE)[0]
+    fresh, forked = pickle.loads(output), children.finish(children.start(child_fit, recipe, few))
+    assert children.same(fresh, forked) and children.same(fresh, run(recipe, few))

@@ -1,6 +1,7 @@
 """The main job as a process: files, refusals, Ctrl-C."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,8 +9,10 @@ import time
 
 import imageio.v3 as iio
 import pytest
+import tensorflow as tf
 from click.testing import CliRunner
 
+from vae_course import cli, other_data
 from vae_course.cli import main
 from vae_course.recipes import Recipe
 from vae_course.runs import load_run
@@ -153,11 +156,62 @@ def test_resume_with_another_recipe_is_refused(tmp_path):
     out = tmp_path / "run"
     command("--epochs", 1, "--train-images", 64, "--out", out)
     for option, value, name in (("--seed", 5, "seed"), ("--train-images", 65, "train_images"),
-                                ("--filters", "4 4", "filters")):
+                                ("--filters", "4 4", "filters"), ("--data", "cifar10", "data"),
+                                ("--recipe", "best --epochs 1", "learning_rate"), ("--recipe", "short", "epochs")):
         result = command("--resume", "--out", out, option, *str(value).split())
-        assert result.exit_code == 2 and f"started with another {name}" in result.output
-    (out / "settings.json").write_text("{")
-    assert "holds no run to resume" in command("--resume", "--out", out).output
+        assert result.exit_code == 2 and f"started with another {name}: " in result.output
+    # The options that the run was started with are fine, and so is the recipe that it took by default.
+    assert command("--resume", "--out", out, "--recipe", "short", "--epochs", 1).exit_code == 0
+
+
+@pytest.mark.parametrize("damage", [
+    lambda settings: "{", lambda settings: "[]", lambda settings: "{}",
+    lambda settings: json.dumps({"recipe": settings["recipe"]}),
+    lambda settings: json.dumps(settings | {"train_images": "many"}),
+    lambda settings: json.dumps(settings | {"recipe": {"filters": 3}}),
+])
+def test_damaged_settings_are_an_error_and_no_traceback(tmp_path, small_run, damage):
+    shutil.copytree(small_run, tmp_path / "run")
+    settings = tmp_path / "run" / "settings.json"
+    settings.write_text(damage(json.loads(settings.read_text())))
+    for arguments in (["train", "--resume", "--out"], ["evaluate"]):
+        result = CliRunner().invoke(main, [*arguments, str(tmp_path / "run")], catch_exceptions=False)
+        assert result.exit_code == 2 and "holds no run to resume or to look at" in result.output
+        assert "settings.json cannot be read" in result.output
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]", "3", '"sha256"'])
+@pytest.mark.parametrize("arguments", [["evaluate"], ["explore", "--no-browser"]])
+def test_a_damaged_card_is_an_error_and_no_traceback(tmp_path, small_run, arguments, text):
+    shutil.copytree(small_run, tmp_path / "run")
+    (tmp_path / "run" / "cvae.json").write_text(text)
+    result = CliRunner().invoke(main, [*arguments, str(tmp_path / "run")], catch_exceptions=False)
+    assert result.exit_code == 1 and "cvae.json is damaged or no card of a run" in result.output
+
+
+def test_data_that_cannot_be_read_leave_no_folder(tmp_path, monkeypatch):
+    def missing(**options):
+        raise FileNotFoundError("there is no cifar-10-binary.tar.gz in the cache.")
+
+    monkeypatch.setitem(other_data.DATASETS, "cifar10", missing)
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)  # as if scikit-learn were not installed
+    for data, message in (("cifar10", "Error: there is no cifar-10-binary"),
+                          ("photographs", "Error: the photographs come with scikit-learn: pip install")):
+        result = command("--data", data, "--likelihood", "discretized_logistic", "--out", tmp_path / "run")
+        assert result.exit_code == 2 and message in result.output and not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [
+    tf.errors.UnavailableError(None, None, "the connection to the other worker is lost"),
+    ImportError("something is not installed"),
+])
+def test_errors_of_other_workers_and_of_imports_give_no_traceback(tmp_path, monkeypatch, error):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(cli, "fit", fail)
+    result = command("--train-images", 64, "--out", tmp_path / "run")
+    assert result.exit_code == 1 and result.output.endswith(f"Error: {error}\n")
 
 
 def test_a_damaged_checkpoint_is_an_error_and_no_traceback(tmp_path):

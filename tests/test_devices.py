@@ -3,14 +3,17 @@
 import json
 import os
 import socket
+import sys
 
 import children
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from vae_course import devices
+from vae_course.checkpoints import start_run
 from vae_course.data import preprocess_images
-from vae_course.training import Recipe, fit
+from vae_course.training import Recipe, fit, noisy_batches
 
 # 489 images make 82 steps an epoch; the last batch has three images, two for one device and one
 # for the other.
@@ -112,8 +115,102 @@ def test_a_killed_worker_is_replaced(images, tmp_path, in_two_processes):
     assert sorted(os.listdir(tmp_path)) == [f"step-{step:09}.npz" for step in (164, 214, 246)]
 
 
+def child_start(connection, n, size):
+    """Runs in a child: whether three devices can share the batches of n images, and TensorFlow's parts of them."""
+    strategy, x, recipe = devices.make_strategy(3), np.zeros((n, 28, 28, 1), np.float32), Recipe(batch_size=size)
+    parts = [[len(part) for part in strategy.experimental_local_results(x)]
+             for x, _ in strategy.experimental_distribute_dataset(noisy_batches(recipe, x, 1))]
+    try:
+        with strategy.scope():
+            start_run(recipe, x)
+        connection.send((parts, ""))
+    except ValueError as error:
+        connection.send((parts, str(error)))
+
+
+@pytest.mark.parametrize(("n", "size", "message"), [
+    (20, 4, "the last batch has 4 of the 20 images"), (19, 4, "a full batch has 4 of the 19 images"),
+    (22, 20, "the last batch has 2 of the 22 images"), (20, 5, ""), (3, 20, ""),
+])
+def test_a_run_is_refused_exactly_if_a_device_would_get_no_image(n, size, message):
+    parts, found = children.finish(children.start(child_start, n, size))
+    assert found.startswith(message) and bool(found) == bool(message)
+    assert bool(message) == any(0 in batch for batch in parts)
+
+
 def test_a_batch_too_small_for_all_devices_is_refused(images):
     x_train, x_test = images
     message = result(children.start(child_fit, "two devices", RECIPE, (x_train[:487], x_test)))
     assert message == ("the last batch has 1 of the 487 images, too few for 2 devices; "
                        "choose another batch_size than 6.")
+
+
+# --- Strategies, and workers that do nothing -----------------------------------------------------
+
+def child_strategy(connection, config, n):
+    """Runs in a child: the strategy for n parts of the CPU, with this text in TF_CONFIG."""
+    os.environ.pop("TF_CONFIG", None)
+    if config is not None:
+        os.environ["TF_CONFIG"] = config
+    strategy = devices.make_strategy(n)
+    connection.send((type(strategy).__name__, strategy.num_replicas_in_sync))
+
+
+@pytest.mark.parametrize(("config", "n", "expected"), [
+    (None, 1, ("_DefaultDistributionStrategy", 1)), (None, 3, ("MirroredStrategy", 3)),
+    ("{}", 1, ("_DefaultDistributionStrategy", 1)), ("{}", 2, ("MirroredStrategy", 2)),
+    # Cloud services set this for a job of a single machine.
+    ('{"cluster": {}, "task": {"type": "worker", "index": 0}}', 1, ("_DefaultDistributionStrategy", 1)),
+    ("one worker", 1, ("CollectiveAllReduceStrategy", 1)),
+])
+def test_the_strategy_fits_the_devices_that_are_there(config, n, expected):
+    if config == "one worker":
+        address = f"127.0.0.1:{devices.free_ports(1)[0]}"
+        config = json.dumps({"cluster": {"worker": [address]}, "task": {"type": "worker", "index": 0}})
+    name, replicas = children.finish(children.start(child_strategy, config, n))
+    assert name.removesuffix("V1").removeprefix("MultiWorker") == expected[0] and replicas == expected[1]
+
+
+def test_bad_numbers_of_devices_and_workers_are_refused():
+    for call, name in ((devices.make_strategy, "devices"), (lambda n: devices.start_workers(["true"], n), "n")):
+        for number, error in ((0, ValueError), (-1, ValueError), (1.5, TypeError), ("2", TypeError)):
+            with pytest.raises(error, match=f"{name} must be"):
+                call(number)
+
+
+# A worker without TensorFlow: notes its start in the folder, dies there so often, else ends well.
+WORKER = """
+import json, os, pathlib, signal, sys
+folder, deaths, how = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+config = json.loads(os.environ["TF_CONFIG"])
+index = config["task"]["index"]
+starts = len(list(folder.glob(f"{index}-*")))
+(folder / f"{index}-{starts}").write_text(json.dumps(config["cluster"]["worker"]))
+if index == 1 and starts < deaths:
+    os.kill(os.getpid(), signal.SIGKILL) if how == "signal" else sys.exit(7)
+if index == 0 and starts < deaths:
+    signal.pause()  # for the other's gradients, in vain
+"""
+
+
+def run_dummies(folder, deaths, how, **options):
+    return devices.run_workers([sys.executable, "-c", WORKER, str(folder), str(deaths), how], 2, **options)
+
+
+@pytest.mark.parametrize("how", ["signal", "exit"])
+@pytest.mark.parametrize("deaths", [0, 2])
+def test_workers_that_die_are_all_started_again(tmp_path, deaths, how):
+    workers = run_dummies(tmp_path, deaths, how)
+    assert [worker.returncode for worker in workers] == [0, 0]
+    notes = {path.name: json.loads(path.read_text()) for path in tmp_path.iterdir()}
+    # The first may be stopped before it has noted anything.
+    assert {f"1-{i}" for i in range(deaths + 1)} <= notes.keys()
+    assert notes[f"1-{deaths}"] == next(notes[name] for name in sorted(notes, reverse=True) if name[0] == "0")
+    assert all(len(set(addresses)) == 2 for addresses in notes.values())
+
+
+@pytest.mark.parametrize(("how", "code"), [("signal", -9), ("exit", 7)])
+def test_workers_that_die_too_often_are_given_up(tmp_path, how, code):
+    with pytest.raises(RuntimeError, match=rf"died 2 times, last with exit codes \[.*, {code}\]; their messages"):
+        run_dummies(tmp_path, 99, how, restarts=1)
+    assert {"1-0", "1-1"} == {path.name for path in tmp_path.glob("1-*")}

@@ -2,18 +2,19 @@
 
 from dataclasses import replace
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vae_course.checkpoints import read_checkpoint
+from vae_course.checkpoints import Keeper, Run, check_finite, read_checkpoint
 from vae_course.data import preprocess_images
 from vae_course.elbo import LOGIT_BOUND, bounded
 from vae_course.model import LOGVAR_BOUND, CVAE
 from vae_course.reparameterization import draw_eps
-from vae_course.training import Recipe, elbo_terms, fit
+from vae_course.training import Recipe, elbo_terms, fit, train_step
 
 LARGEST = float(np.finfo(np.float32).max)  # 3.4e38
 # Uniform in the logarithm, so that every magnitude is as likely as the next; both signs.
@@ -133,7 +134,8 @@ def test_the_named_step_is_the_first_bad_one(images):
 
 
 def test_a_weight_that_is_nan_is_never_kept(images, tmp_path):
-    with pytest.raises(ValueError, match="model/13 holds NaN or infinity"):
+    with pytest.raises(FloatingPointError, match="a weight is no longer finite in epoch 1, step 59 of the run. "
+                       f"The last good checkpoint: {tmp_path}/step-000000000.npz"):
         fit(TAME, *images, verbose=False, checkpoint_dir=tmp_path, callbacks=[break_after_epoch_1(-1)])
     arrays = read_checkpoint(tmp_path / "step-000000000.npz")[0]
     assert len(list(tmp_path.iterdir())) == 1 and np.isfinite(arrays["model/13"]).all()
@@ -144,3 +146,27 @@ def test_a_weight_that_overflows_in_the_last_step_is_noticed(images):
     x_train, x_test = images
     with pytest.raises(FloatingPointError, match="a weight is no longer finite in epoch 1, step 0"):
         fit(replace(WILD, batch_size=480, epochs=1, learning_rate=LARGEST), x_train, x_test, verbose=False)
+
+
+def test_a_test_elbo_that_overflows_is_no_result(images, tmp_path):
+    """The loss before the only step is finite, the weights after it are too, the networks' sums are not."""
+    recipe, history = replace(WILD, batch_size=480, epochs=1), []
+    with pytest.raises(FloatingPointError, match="the test ELBO became .* in epoch 1, step 0 of the run. "
+                       f"The last good checkpoint: {tmp_path}/step-000000000.npz"):
+        fit(recipe, *images, verbose=False, checkpoint_dir=tmp_path,
+            callbacks=[lambda epoch, model, entries: history.append(len(entries))])
+    assert history == [0]  # no callback saw it, and no entry holds it
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000000.npz"]
+
+
+def test_an_average_of_the_optimizer_that_overflows_is_noticed(images):
+    """Adam squares a gradient beyond 2⁶⁴ to infinity, and its step is then 0: all weights stay finite."""
+    class Steep(CVAE):
+        def log_likelihood(self, x, z):
+            return 1e25 * super().log_likelihood(x, z)
+
+    run = Run(Steep(2, (2, 2), seed=0), keras.optimizers.Adam())
+    train_step(run.model, images[0][:8], run.optimizer)
+    assert all(np.isfinite(weight).all() for weight in run.model.get_weights())
+    with pytest.raises(FloatingPointError, match="a number of the optimizer is no longer finite in epoch 1, step 0"):
+        check_finite(run, np.float32([1e27]), 1, Keeper(None, {}))

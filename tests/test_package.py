@@ -66,3 +66,16 @@ def test_wheel_works_from_an_empty_folder(tmp_path):
                              str(tmp_path / "page")], cwd=empty, capture_output=True, text=True)
     assert result.stdout.strip() == "works", result.stderr[-2000:]
     assert not list(empty.iterdir())
+
+
+def test_the_readme_says_what_the_benchmarks_results_say(tmp_path):
+    def check(readme):
+        return subprocess.run([sys.executable, ROOT / "benchmarks" / "table.py", "--check", "--readme", readme],
+                              capture_output=True, text=True)
+
+    done = check(ROOT / "README.md")
+    assert done.returncode == 0, done.stderr
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "README.md").write_text(text.replace("times as fast", "times as quick"), encoding="utf-8")
+    done = check(tmp_path / "README.md")
+    assert done.returncode == 1 and "README.md differs from the results" in done.stderr

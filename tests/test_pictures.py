@@ -136,7 +136,9 @@ def test_show_gif_is_markdown_with_alt_text(tmp_path, x):
     write_gif([figure_to_frame(plot_images(x))], tmp_path / "film.gif")
     for source in (tmp_path / "film.gif", (tmp_path / "film.gif").read_bytes()):
         text = show_gif(source, alt="a film").data
-        assert text.startswith("![a film](data:image/gif;base64,R0lGOD")
+        assert text.startswith("![a film](data:image/gif;base64,R0lGOD") and text.endswith(")")
+        # In the same paragraph: alone in one, Quarto would print the alternative text as a caption.
+        assert show_gif(source, "a film", "Look.").data == text + "\\\n*Look.*"
     with pytest.raises(ValueError, match="no GIF"):
         show_gif(b"PNG")
 

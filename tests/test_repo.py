@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import statistics
 from pathlib import Path
 
 import prose_numbers
@@ -24,6 +25,7 @@ OTHER_NAMES = {"log_var": "logvar", "logsigma": "logvar", "log_sigma": "logvar",
                "z_log_var": "logvar", "z_logvar": "logvar", "epsilon": "eps", "logpx_z": "log_px_z",
                "logpz": "log_pz", "logqz_x": "log_qz_x", "x_logit": "x_logits"}
 OTHER_SPELLINGS = {r"\\mathrm\{KL\}|D_\{": r"\text{KL}", r"\|\||\\parallel": r"\|", r"reparam\w+isation": "reparameterization",
+                   r"\\varepsilon": r"\epsilon",
                    r"\blog variance": "log-variance", r"\b(normal|minim|maxim|general|visual|regular)iz": "-is-",
                    r"\b(col|behavi|neighb)or": "-our", r"\bgray\b": "grey"}
 
@@ -109,6 +111,16 @@ def test_code_cells_are_short(path):
     assert sum(length > 16 for length in lengths) <= 0.2 * len(lengths) + 1
 
 
+def test_half_of_the_cells_have_seven_lines_and_nine_in_ten_have_sixteen():
+    lengths = []
+    for cell in (cell for path in NOTEBOOKS for cell in cells(path, "code")):
+        body = ast.parse(re.sub(r"^[%!].*$", "", source(cell), flags=re.M)).body
+        if any(not isinstance(node, ast.Import | ast.ImportFrom) for node in body):
+            lengths.append(sum(bool(line.strip()) and line[:2] != "#|" for line in source(cell).split("\n")))
+    assert statistics.median(lengths) <= 7
+    assert sum(length <= 16 for length in lengths) >= 0.9 * len(lengths)
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, **by_name)
 def test_imports_stand_in_cells_of_their_own(path):
     """The site's build runs import cells afresh; code beside them would run without its data."""
@@ -134,6 +146,10 @@ def test_figures_have_caption_and_alt_text(path):
         pictures = [key for out in cell["outputs"] for key in out.get("data", {}) if key.startswith("image/")]
         if pictures:
             assert "#| fig-cap:" in source(cell) and "#| fig-alt:" in source(cell), source(cell)
+        for text in ("".join(out.get("data", {}).get("text/markdown", "")) for out in cell["outputs"]):
+            # A film: its alternative text stands in the brackets, its caption in the line below.
+            for film in re.findall(r".*data:image/.*\n?.*", text):
+                assert re.fullmatch(r"!\[[^]]+\]\(data:image/[^)]+\)\\\n\*[^*]+\*", film), film[:80]
 
 
 @pytest.mark.parametrize("path", CHAPTERS, **by_name)
@@ -157,6 +173,26 @@ def test_equations_are_followed_by_code(path):
 def test_chapter_says_what_comes_before(path):
     first = source(cells(path)[0])
     assert re.search(r"^\*\*Before\*\*: .+\n\nAfter this chapter you can", first, flags=re.M), first
+
+
+# "Predict: …", "Predict the …", "Before you run it: …", "Before you go on, make a guess".
+ASKS = re.compile(r"\bPredict\b|\b(?:before|Before) you (?:go on|look|read on|run)\b|[:;,] predict\b"
+                  r"|\bGuess (?:before|first|the)\b")
+
+
+@pytest.mark.parametrize("path", FULL_CHAPTERS, **by_name)
+def test_chapter_asks_the_reader_to_predict(path):
+    """At least two texts before the exercises ask what will come out, and code that answers follows."""
+    asked = 0
+    for number, cell in enumerate(found := cells(path)):
+        text, *exercises = source(cell).split("## Exercises")
+        if cell["cell_type"] == "markdown" and ASKS.search(text):
+            after = found[number + 1:number + 4]
+            assert any(near["cell_type"] == "code" for near in after), f"nothing answers: {text}"
+            asked += 1
+        if exercises:
+            break
+    assert asked >= 2, f"{asked} predictions; ask for one before each main result"
 
 
 @pytest.mark.parametrize("path", FULL_CHAPTERS, **by_name)
@@ -208,6 +244,20 @@ def tables_of_start_page():
 def test_minutes_of_a_chapter_follow_the_rule(path):
     # They are rounded to 5, and a small change of the text need not change them.
     assert abs(minutes_said(path) - minutes(path)) <= 5, f"{minutes(path):.0f}"
+
+
+# What a chapter may say of its code, and how many seconds that is at most.
+TIMES = {"seconds": 30, "a few seconds": 30, "half a minute": 40, "about half a minute": 40, "under a minute": 60,
+         "about a minute": 90, "one to two minutes": 120, "about two minutes": 150, "about three minutes": 210}
+
+
+@pytest.mark.parametrize("path", [path for path in CHAPTERS if path.stem not in ("05_training", "90_cli")], **by_name)
+def test_time_of_a_chapters_code_is_one_of_a_few_phrases_and_was_measured(path):
+    said = re.search(r"[Ii]ts code runs in (.+?)(?: on two cores|,|\.|;)", source(cells(path)[0]))
+    assert said and said.group(1) in TIMES, said and said.group()
+    measured = json.loads((ROOT / "benchmarks" / "results" / "chapters.json").read_text(encoding="utf-8"))["seconds"]
+    assert set(measured) <= {notebook.stem for notebook in NOTEBOOKS}, "run tools/execute_notebooks.py --times"
+    assert measured.get(path.stem, 0) <= TIMES[said.group(1)]
 
 
 def test_start_page_lists_every_chapter_with_its_minutes_and_what_comes_before():
@@ -280,6 +330,13 @@ def test_a_number_without_its_output_is_found(tmp_path, monkeypatch):
     assert unbacked("The sum is 0.9649. <!-- 0.9649 = 0.5349 + 0.42 -->") == ["0.9649"]
     assert unbacked("The sum is 1.5349. <!-- 1.5349 = 0.5349 + 1.001 -->") == ["1.5349"]
     assert unbacked("Above 77.77 stood. <!-- 77.77 from 05_x -->") == []
+    # A small number with a unit is a result; without one it is none.
+    assert unbacked("It gains 7 nats, or 12 nats, with 2 images.", code="x = 7") == ["12"]
+    assert unbacked("It is 3–5 times as fast, 6-fold, 8×, or 9 to 11 MB; 3 × 3 filters.") == ["3", "5", "6", "8", "9", "11"]
+    assert unbacked("It is about 360 times as much. <!-- 360 = 151.26 / 0.42 -->") == []
+    assert unbacked("It is 350 times as much. <!-- 350 = 151.26 / 0.42 -->") == ["350"]
+    assert unbacked("It is about 400 times as much. <!-- 400 = 151.26 / 0.42 -->") == []
+    assert unbacked("It is 400 times as much. <!-- 400 = 151.26 / 0.42 -->") == ["400"]
     assert unbacked("Take 0.123. <!-- 0.123 given: an example -->") == []
     assert unbacked("A picture.", code='#| fig-cap: "At 0.53 and 0.66."\nx = 1') == ["0.66"]
     assert unbacked("A picture.", code='#| fig-cap: "At 0.66."\n# 0.66 given: read off the figure\nx = 1') == []

@@ -127,6 +127,13 @@ def test_callbacks_see_every_epoch(x_train, x_test):
     assert seen == [(0, 0), (1, 1), (2, 2)]
 
 
+def test_callbacks_from_a_generator_are_called_after_every_epoch_too(x_train, x_test):
+    seen = []
+    fit(replace(SHORT, epochs=2, filters=(2, 2)), x_train[:64], x_test[:64], verbose=False,
+        callbacks=(lambda epoch, *_, name=name: seen.append((name, epoch)) for name in "ab"))
+    assert seen == [(name, epoch) for epoch in range(3) for name in "ab"]
+
+
 def test_output_is_the_tutorials_line(x_train, x_test, capsys):
     fit(replace(SHORT, epochs=1), x_train[:100], x_test[:10])
     assert "Epoch: 1, Test set ELBO: -" in capsys.readouterr().out
@@ -160,6 +167,10 @@ def test_run_with_a_missing_or_changed_file_is_refused(tmp_path, model):
     (tmp_path / "run.keras").write_bytes(content[:-1])
     with pytest.raises(ValueError, match="is not the file that run.json describes"):
         load_run(tmp_path, "run")
+    for text in ("{", "{}", "[]", "3", '"sha256"'):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(ValueError, match="run.json is damaged or no card of a run; restore it together with run.keras"):
+            load_run(tmp_path, "run")
     (tmp_path / "run.json").unlink()
     with pytest.raises(FileNotFoundError, match="run.json"):
         load_run(tmp_path, "run")

@@ -1,19 +1,31 @@
 """Run notebooks from top to bottom and save their outputs in place.
 
     python tools/execute_notebooks.py [--slow] [NOTEBOOK ...]
+    python tools/execute_notebooks.py --times [NOTEBOOK ...]
 
 Cells marked `#| slow` are run only with --slow; without it they keep the outputs they have.
 A notebook is written only if all of its cells ran, and nobody changed the file meanwhile.
+
+With --times no notebook is written. The seconds that the cells without `#| slow` took, together
+and in a fresh kernel, go to benchmarks/results/chapters.json with the facts of the machine. Leave
+the machine alone meanwhile.
 """
 
 import argparse
+import json
 import re
+import sys
+import time
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 
-NBS = Path(__file__).parent.parent / "nbs"
+ROOT = Path(__file__).parent.parent
+NBS = ROOT / "nbs"
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import common  # noqa: E402
 
 
 def last_state(text: str) -> str:
@@ -35,32 +47,53 @@ def tidy(cell):
     cell.outputs = [out for out in cell.outputs if out.output_type != "stream" or out.text.strip()]
 
 
-def execute(path: Path, slow: bool):
-    """Run one notebook in a fresh kernel and write it with its outputs."""
+def execute(path: Path, slow: bool, write: bool = True) -> float:
+    """Run one notebook in a fresh kernel and write it with its outputs; the seconds of its cells."""
     before = path.read_bytes()
     notebook = nbformat.reads(before.decode(), as_version=4)
     client = NotebookClient(notebook, timeout=7200, coalesce_streams=True,
                             resources={"metadata": {"path": str(path.parent)}})
     with client.setup_kernel():
+        start = time.perf_counter()
         for index, cell in enumerate(notebook.cells):
             if cell.cell_type != "code" or ("#| slow" in cell.source and not slow):
                 continue
             cell.outputs = []
             client.execute_cell(cell, index)
             tidy(cell)
+        seconds = time.perf_counter() - start
+    if not write:
+        return seconds
     if path.read_bytes() != before:
         raise RuntimeError(f"{path} was changed while it ran; nothing was written. Run it again.")
     nbformat.write(notebook, path)
+    return seconds
+
+
+def save_times(seconds: dict, facts: dict):
+    """Add the seconds to the result, or begin a new one if it is of another machine or software."""
+    path = common.RESULTS / "chapters.json"
+    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"machine": {}, "seconds": {}}
+    passing = {"date_utc": "", "load_average_1_min": 0}
+    same = old["machine"] | passing == facts | passing
+    known = old["seconds"] if same else {}
+    common.save("chapters", {"seconds": dict(sorted((known | seconds).items()))}, facts, quick=False)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--slow", action="store_true", help="run cells marked #| slow too")
     parser.add_argument("notebooks", nargs="*", type=Path, help="default: all in nbs/")
+    parser.add_argument("--times", action="store_true", help="measure the cells, write no notebook")
     arguments = parser.parse_args()
+    if arguments.slow and arguments.times:
+        parser.error("--times measures the cells that are not slow; leave out one of the two options")
+    facts, seconds = common.machine(), {}
     for path in arguments.notebooks or sorted(NBS.glob("*.ipynb")):
         print(path.name, flush=True)
-        execute(path, arguments.slow)
+        seconds[path.stem] = round(execute(path, arguments.slow, write=not arguments.times), 1)
+    if arguments.times:
+        save_times(seconds, facts)
 
 
 if __name__ == "__main__":

@@ -90,6 +90,7 @@ def write_gif(
 def show_gif(
     gif: bytes | str | Path,  # the file's bytes or its path
     alt: str = "Reconstructions of test images, one frame per epoch",
+    caption: str = "",  # a line below the picture
 ):  # an IPython.display.Markdown object
     "A GIF for a notebook's output; it shows in JupyterLab, in Colab and on a Quarto page."
     from IPython.display import Markdown  # only notebooks need it, and they have it
@@ -97,4 +98,5 @@ def show_gif(
     content = gif if isinstance(gif, bytes) else Path(gif).read_bytes()
     if content[:4] != b"GIF8":
         raise ValueError(f"this is no GIF: it starts with {content[:4]!r}, expected b'GIF8'.")
-    return Markdown(f"![{alt}](data:image/gif;base64,{base64.b64encode(content).decode()})")
+    picture = f"![{alt}](data:image/gif;base64,{base64.b64encode(content).decode()})"
+    return Markdown(picture + f"\\\n*{caption}*" * bool(caption))

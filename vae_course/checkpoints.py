@@ -57,7 +57,8 @@ def write_checkpoint(
     stored = {"facts": facts, "checksum": checksum(arrays)}
     text = np.frombuffer(json.dumps(stored).encode(), np.uint8)
     try:
-        for leftover in Path(folder).glob(".step-*.tmp.npz"):  # of a run that was killed in here
+        surplus = list_checkpoints(folder)[:-max(keep, 1)]
+        for leftover in [*Path(folder).glob(".step-*.tmp.npz"), *surplus]:  # a run was killed here
             leftover.unlink(missing_ok=True)
         with atomic_path(path) as temporary:
             np.savez(temporary, facts=text, **arrays)
@@ -138,7 +139,7 @@ def is_chief(
 
 # %% ../nbs/04c_checkpoints.ipynb #0983524d
 class Keeper:
-    """Keeps the checkpoints of one run in `folder`; with None it does nothing, and only the chief
+    """Keeps the checkpoints of one run in `folder`; with None there are none, and only the chief
     writes. `identity` must be the same when the run goes on; `seconds` lie between two files."""
 
     def __init__(self, folder, identity, seconds=60.0, chief=True):
@@ -161,13 +162,16 @@ class Keeper:
                                  "recipe and data, or choose another folder.")
         return arrays, facts
 
-    def save(self, step, arrays, facts, at_once=True):
-        "Write a checkpoint: at once, or only if `seconds` have passed since the last."
-        writes = self.chief and self.folder is not None
-        if writes and (at_once or time.monotonic() - self.time >= self.seconds):
-            facts = facts | {"identity": self.identity}
-            self.last = write_checkpoint(self.folder, step, arrays, facts)
-            self.time = time.monotonic()
+    def due(self, at_once):
+        "Whether to write now: at once, or only if `seconds` have passed since the last time."
+        late = at_once or time.monotonic() - self.time >= self.seconds
+        return late and self.chief and self.folder is not None
+
+    def save(self, step, arrays, facts):
+        "Write a checkpoint."
+        facts = facts | {"identity": self.identity}
+        self.last = write_checkpoint(self.folder, step, arrays, facts)
+        self.time = time.monotonic()
 
 # %% ../nbs/04c_checkpoints.ipynb #b1481839
 @dataclass
@@ -179,10 +183,15 @@ class Run:
     history: list = field(default_factory=list)  # an entry for each finished epoch
     losses: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))  # of this epoch
 
+    objects = property(lambda self: {"model": self.model, "optimizer": self.optimizer})
+    step = property(lambda self: int(self.optimizer.iterations.numpy()))  # how many are done
+
     def save(self, keeper, at_once=True):
-        state = get_state({"model": self.model, "optimizer": self.optimizer})
-        step = int(self.optimizer.iterations.numpy())
-        keeper.save(step, state | {"losses": self.losses}, {"history": self.history}, at_once)
+        "Write a checkpoint if one is due; FloatingPointError if a callback has broken the state."
+        if keeper.due(at_once):
+            check_finite(self, self.losses, len(self.history), keeper)
+            arrays = get_state(self.objects) | {"losses": self.losses}
+            keeper.save(self.step, arrays, {"history": self.history})
 
     def load(self, keeper):
         "Go on from the newest checkpoint, if there is one; returns whether there was."
@@ -190,8 +199,13 @@ class Run:
         if found:
             arrays, facts = found
             self.losses, self.history = arrays.pop("losses"), facts["history"]
-            set_state({"model": self.model, "optimizer": self.optimizer}, arrays)
+            set_state(self.objects, arrays)
         return found is not None
+
+    def begin(self, keeper, steps):
+        "Load, then save unless all steps are done: a folder without room shows before any work."
+        if not self.load(keeper) or self.step < steps:
+            self.save(keeper)
 
 # %% ../nbs/04c_checkpoints.ipynb #41ac1591
 def start_run(
@@ -200,10 +214,11 @@ def start_run(
 ) -> Run:
     "Model and optimizer before the first step; ValueError if a device would get no image."
     n, size = count_images(x_train), recipe.batch_size
-    devices, last = tf.distribute.get_strategy().num_replicas_in_sync, n % size or size
-    if (devices - 1) * -(-last // devices) >= last:
-        raise ValueError(f"the last batch has {last} of the {n} images, too few for {devices} "
-                         f"devices; choose another batch_size than {size}.")
+    devices = tf.distribute.get_strategy().num_replicas_in_sync
+    for name, batch in (("the last", n % size or size), ("a full", min(n, size))):
+        if (devices - 1) * -(-batch // devices) >= batch:  # the others have taken all
+            raise ValueError(f"{name} batch has {batch} of the {n} images, too few for {devices} "
+                             f"devices; choose another batch_size than {size}.")
     likelihood = LIKELIHOODS[recipe.likelihood]
     images = first_images(x_train, 1000, likelihood.levels)
     model = CVAE(recipe.latent_dim, recipe.filters, recipe.seed, images.shape[1:],
@@ -215,13 +230,14 @@ def start_run(
     return Run(model, optimizer)
 
 # %% ../nbs/04c_checkpoints.ipynb #259f368e
-def check_finite(run: Run, losses: np.ndarray, epoch: int, keeper: Keeper):
-    "Raise FloatingPointError if one of the last losses, or a weight, is NaN or infinite."
-    bad = np.flatnonzero(~np.isfinite(losses))
-    if len(bad) or not all(np.isfinite(w).all() for w in run.model.get_weights()):
-        step = int(run.optimizer.iterations.numpy()) - len(losses)
-        step += bad[0] if len(bad) else len(losses) - 1
-        what = f"the loss became {losses[bad[0]]}" if len(bad) else "a weight is no longer finite"
+def check_finite(run: Run, values: np.ndarray, epoch: int, keeper: Keeper, name="the loss"):
+    "Raise FloatingPointError if a number of the run or one of the last values is not finite."
+    bad = np.flatnonzero(~np.isfinite(values))
+    lost = [key for key, array in get_state(run.objects).items() if not np.isfinite(array).all()]
+    if len(bad) or lost:
+        step = run.step - len(values) + (bad[0] if len(bad) else len(values) - 1)
+        part = "weight" if lost and lost[0].startswith("model") else "number of the optimizer"
+        what = f"{name} became {values[bad[0]]}" if len(bad) else f"a {part} is no longer finite"
         raise FloatingPointError(
             f"{what} in epoch {epoch}, step {step} of the run. The last good checkpoint: "
             f"{keeper.last or 'none'}. Start a new run with a lower learning rate, or with a "

@@ -21,13 +21,13 @@ from .support import check_integer
 def make_strategy(
     devices: int = 1,  # on a machine without several GPUs: into how many the CPU is divided
 ) -> tf.distribute.Strategy:
-    """The strategy for the devices that are there: several processes if `TF_CONFIG` is set, else
-    all GPUs, else `devices` parts of the CPU.
+    """The strategy for the devices that are there: several processes if `TF_CONFIG` names them,
+    else all GPUs, else `devices` parts of the CPU.
 
     Raises RuntimeError if TensorFlow is running already and the CPU can no longer be divided.
     """
     check_integer("devices", devices)
-    if "TF_CONFIG" in os.environ:
+    if json.loads(os.environ.get("TF_CONFIG", "{}")).get("cluster"):
         return tf.distribute.MultiWorkerMirroredStrategy()
     if len(tf.config.list_physical_devices("GPU")) > 1:
         return tf.distribute.MirroredStrategy()

@@ -19,7 +19,7 @@ from .manifold import plot_latent_images
 from .recipes import Recipe
 from .reparameterization import draw_eps
 from .runs import recipe_from_card, save_run
-from .support import atomic_path
+from .support import atomic_path, check_integer
 from .training import plot_history
 
 # %% ../nbs/89_run_folder.ipynb #ccbace18
@@ -54,13 +54,19 @@ def read_settings(
     try:
         settings = json.loads((folder / "settings.json").read_text())
         recipe, data = recipe_from_card(settings), settings.get("data", "mnist")
+        images = settings["train_images"]
+        check_integer("train_images", 1 if images is None else images)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise click.UsageError(f"{folder} holds no run to resume: {error}") from error
+        reason = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise click.UsageError(f"{folder} holds no run to resume or to look at; its settings.json "
+                               f"cannot be read: {reason}") from error
+    known = asdict(recipe) | {"data": data, "train_images": images}
     for name, value in changes.items():
-        if value != (asdict(recipe) | settings)[name]:
-            raise click.UsageError(f"{folder} was started with another {name}; leave out the "
-                                   "option, or start a new run.")
-    return folder, recipe, data, settings["train_images"]
+        if value != known[name]:
+            raise click.UsageError(
+                f"{folder} was started with another {name}: {known[name]}, not {value}. Leave out "
+                "the option (--recipe sets many), or start a new run.")
+    return folder, recipe, data, images
 
 # %% ../nbs/89_run_folder.ipynb #46d212fc
 class RunWriter:

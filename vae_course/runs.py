@@ -88,11 +88,16 @@ def load_run(
     for path in (weights, card_path):
         if not path.is_file():
             raise FileNotFoundError(f"there is no {path}; a run is {name}.keras and {name}.json.")
-    card = json.loads(card_path.read_text())
+    try:
+        card = json.loads(card_path.read_text())
+        expected = card["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{card_path} is damaged or no card of a run; restore it together with "
+                         f"{weights.name}. ({error!r})") from error
     found = hashlib.sha256(weights.read_bytes()).hexdigest()
-    if found != card["sha256"]:
+    if found != expected:
         raise ValueError(f"{weights} is not the file that {card_path.name} describes: its SHA-256 "
-                         f"is {found}, expected {card['sha256']}. Restore both files together.")
+                         f"is {found}, expected {expected}. Restore both files together.")
     return load_model(weights), card
 
 # %% ../nbs/05b_runs.ipynb #1acdc1b8

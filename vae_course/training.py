@@ -190,6 +190,7 @@ def run_epoch(run, recipe, x_train, evaluate_test, run_steps, strategy, keeper, 
             bar.update(n)
     seconds = time.perf_counter() - start
     test = {f"test_{name}": value for name, value in evaluate_test().items()}
+    check_finite(run, np.array([test["test_elbo"]]), epoch, keeper, "the test ELBO")
     train_loss = float(run.losses.mean(dtype=np.float64))
     run.history.append({"epoch": epoch, "train_loss": train_loss} | test)
     run.losses = run.losses[:0]
@@ -209,19 +210,19 @@ def fit(
     strategy: tf.distribute.Strategy | None = None,  # devices; None: one
 ) -> tuple[CVAE, list]:  # the trained model and its history, a dict per epoch
     """Train as the recipe says. Raises what `check_images` raises, ValueError on a wrong or damaged
-    checkpoint, OSError if none can be written, FloatingPointError if the loss is not finite."""
+    checkpoint, OSError if none can be written, FloatingPointError if a number is not finite."""
     x_train, x_test = check_source(x_train, recipe.levels), check_images(x_test, recipe.levels)
     images = {"training images": fingerprint(x_train), "test images": fingerprint(x_test)}
-    strategy = strategy or tf.distribute.get_strategy()
+    callbacks, strategy = list(callbacks), strategy or tf.distribute.get_strategy()
     keeper = Keeper(checkpoint_dir, asdict(recipe) | images, checkpoint_seconds, is_chief(strategy))
+    steps, total = count_steps(recipe, count_images(x_train))
     with strategy.scope():
         run = start_run(recipe, x_train)
-        run.load(keeper) or run.save(keeper)  # now, so that a folder without room shows at once
+        run.begin(keeper, total)
     run_steps = make_run_steps(run, recipe, strategy)
     evaluate_test = partial(make_evaluate(run.model), x_test, recipe.seed)
     for callback in callbacks if not run.history and not len(run.losses) else ():
         callback(0, run.model, run.history)
-    steps, total = count_steps(recipe, count_images(x_train))
     while len(run.history) * steps < total:
         run_epoch(run, recipe, x_train, evaluate_test, run_steps, strategy, keeper, verbose)
         for callback in callbacks:
