@@ -112,7 +112,8 @@ sys.unraisablehook = interrupt_again
 thing = Fragile()
 try:
     del thing
-    time.sleep(60)
+    for _ in range(600):  # a thread's signal does not wake a sleeper
+        time.sleep(0.1)
 except KeyboardInterrupt:
     print("interrupted")
 """

@@ -237,6 +237,12 @@ def test_functions_of_keras_do_not_lead_to_ours():
         "Keras's own `fit`, and [`fit`](training.html#fit)")
 
 
+def test_nothing_leads_to_a_command_as_if_it_were_a_function():
+    settings = {"user": "", "git_url": "", "branch": "main"}
+    text = "[`explore`](cli.html#explore) and [`read_data`](cli.html#read_data)"
+    assert build_site.mend_links(text, settings) == "`explore` and [`read_data`](cli.html#read_data)"
+
+
 def test_the_picture_of_a_badge_becomes_a_link():
     settings = {"user": "someone", "repo": "vae_course", "branch": "main", "git_url": "https://github.com/someone/vae_course"}
     (badge,) = links.badge_cell("02_x.ipynb", settings)["source"]

@@ -75,6 +75,8 @@ def mend_links(text: str, settings: dict) -> str:
     own = re.escape(was["doc_host"] + was["doc_baseurl"] + "/")
     # Only functions and classes have an anchor, so a method's link leads to its class.
     text = re.sub(own + r"([\w-]+\.html#\w+)(?:\.\w+)?", r"\1", text)
+    # Commands have no entry (see `is_command`); what is called like one is meant, or its `--help` is on the page.
+    text = re.sub(r"\[(`[^`]+`)\]\(cli\.html#(?:main|train|evaluate_run|explore)\)", r"\1", text)
     # nbdev takes Keras's functions for ours of the same name.
     text = re.sub(r"(Keras's (?:own )?)\[(`\w+`)\]\([^)]*\)", r"\1\2", text)
     # The picture of a Colab badge comes from another server; its link does as well.
