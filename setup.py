@@ -3,7 +3,7 @@
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 config = ConfigParser(delimiters=["="])
 config.read("settings.ini", encoding="utf-8")
@@ -20,7 +20,7 @@ setup(
     license="Apache-2.0 AND CC-BY-SA-3.0",
     license_files=["LICENSE", "vae_course/datasets/README.md",
                    "vae_course/explorer_assets/runtime/LICENSE"],
-    packages=["vae_course"],
+    packages=find_packages(include=["vae_course*"]),
     package_data={"vae_course": ["datasets/*", "pretrained/*", "explorer_assets/*",
                                  "explorer_assets/runtime/*"]},
     python_requires=">=" + facts["min_python"],

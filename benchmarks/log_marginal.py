@@ -1,4 +1,4 @@
-"""log p(x) of 10,000 images by quadrature, chapter 09: seconds, peak resident memory, error.
+"""log p(x) of 10,000 images by quadrature, chapter 21: seconds, peak resident memory, error.
 
 The model is the one that comes with the package. Each call covers the plane and refines the grid anew.
 """
@@ -8,8 +8,8 @@ from common import log, machine, measure, options, rounded, save, summary
 from memory import peak_mib
 from published import mnist
 
-from vae_course.evaluation import log_marginal
-from vae_course.runs import load_pretrained
+from vae_course.truth.evaluation import log_marginal
+from vae_course.engine.runs import load_pretrained
 
 
 def main():

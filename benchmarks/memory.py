@@ -50,7 +50,7 @@ def job(name: str, images: int = 0, batch: int = 0):
     from published import mnist
 
     from vae_course.model import CVAE
-    from vae_course.recipes import Recipe
+    from vae_course.engine.recipes import Recipe
     from vae_course.training import evaluate, fit
 
     if name == "evaluate":

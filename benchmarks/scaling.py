@@ -12,8 +12,8 @@ import tensorflow as tf
 from common import log, machine, measure, options, rounded, save, summary
 from published import mnist
 
-from vae_course.checkpoints import start_run
-from vae_course.recipes import Recipe
+from vae_course.engine.checkpoints import start_run
+from vae_course.engine.recipes import Recipe
 from vae_course.training import PORTION, make_run_steps, noisy_batches
 
 FULL = {"rounds": 5, "images": (1920, 3840, 7680, 15360, 30720, 60000),

@@ -82,7 +82,7 @@ def evaluation_rows(result: dict):
 
 
 def log_marginal_rows(result: dict):
-    "The integral of chapter 09."
+    "The integral of chapter 21."
     yield (f"log p(x) of {result['images']:,} images by quadrature",
            f"{number(result['call']['median_s'])} s, peak memory {number(result['peak_mib'])} MiB",
            f"estimated error of the mean {result['error_of_mean_nats']:.0e} nats".replace("-", "−"))

@@ -11,7 +11,7 @@ from dataclasses import replace
 from common import log, machine, options, rounded, save
 from published import as_ours, mnist, published_dataset, train
 
-from vae_course.recipes import BEST, FAST
+from vae_course.engine.recipes import BEST, FAST
 from vae_course.training import evaluate, fit
 
 SEEDS = (0, 1, 2)

@@ -42,8 +42,8 @@ class Ours:
 
     def __init__(self, images, batches):
         import quiet  # noqa: F401
-        from vae_course.checkpoints import start_run
-        from vae_course.recipes import Recipe
+        from vae_course.engine.checkpoints import start_run
+        from vae_course.engine.recipes import Recipe
 
         self.images, self.versions = images, {"tensorflow": version("tensorflow")}
         recipes = [Recipe(batch_size=b, learning_rate=RATE, estimator="closed_form") for b in batches]

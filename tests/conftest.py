@@ -10,7 +10,7 @@ import numpy as np  # noqa: E402
 
 from vae_course.data import load_mnist, preprocess_images  # noqa: E402
 from vae_course.model import CVAE  # noqa: E402
-from vae_course.runs import load_pretrained  # noqa: E402
+from vae_course.engine.runs import load_pretrained  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from vae_course import training
-from vae_course.checkpoints import list_checkpoints, read_checkpoint, write_checkpoint
+from vae_course.engine.checkpoints import list_checkpoints, read_checkpoint, write_checkpoint
 from vae_course.data import preprocess_images
 from vae_course.training import Recipe, fit
 

@@ -13,12 +13,12 @@ import tensorflow as tf
 from click.testing import CliRunner
 
 from vae_course import cli, other_data
-from vae_course.cli import main
-from vae_course.recipes import Recipe
-from vae_course.runs import load_run
+from vae_course.engine.cli import main
+from vae_course.engine.recipes import Recipe
+from vae_course.engine.runs import load_run
 from vae_course.training import evaluate
 
-COMMAND = [sys.executable, "-c", "from vae_course.cli import main; main()", "train"]
+COMMAND = [sys.executable, "-c", "from vae_course.engine.cli import main; main()", "train"]
 FILES = {"cvae.keras", "cvae.json", "history.json", "history.png", "samples.png", "reconstructions.png",
          "cvae.gif", "manifold.png", "frames.npz", "settings.json", "checkpoints"}
 
@@ -101,7 +101,7 @@ def test_a_dropped_interrupt_comes_again():
     """Python drops what is raised while it frees memory; here the first Ctrl-C falls there."""
     program = """
 import signal, sys, time
-from vae_course.cli import interrupt_again
+from vae_course.engine.cli import interrupt_again
 
 class Fragile:
     def __del__(self):

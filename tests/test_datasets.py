@@ -1,4 +1,4 @@
-"""Chapter 12: files that are verified, never unpickled, and images of all kinds in one call."""
+"""Chapter 27: files that are verified, never unpickled, and images of all kinds in one call."""
 
 import ast
 import gzip
@@ -17,8 +17,8 @@ from hypothesis.extra import numpy as hnp
 
 from vae_course import other_data
 from vae_course.generation import image_grid, plot_images, plot_reconstructions
-from vae_course.likelihoods import LIKELIHOODS
-from vae_course.other_data import (
+from vae_course.further.likelihoods import LIKELIHOODS
+from vae_course.further.other_data import (
     DATASETS,
     FASHION_MNIST,
     cut_patches,
@@ -32,7 +32,7 @@ from vae_course.other_data import (
     read_cifar10,
     read_idx,
 )
-from vae_course.recipes import FAST
+from vae_course.engine.recipes import FAST
 
 CIFAR_PARTS = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
 TINY = replace(FAST, max_steps=4, warmup=1, filters=(4, 8), batch_size=8)

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from vae_course import devices
-from vae_course.checkpoints import start_run
+from vae_course.engine.checkpoints import start_run
 from vae_course.data import preprocess_images
 from vae_course.training import Recipe, fit, noisy_batches
 

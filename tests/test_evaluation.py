@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, special
 
-from vae_course.diagnosis import latent_statistics
+from vae_course.truth.diagnosis import latent_statistics
 from vae_course.elbo import LOGIT_BOUND, elbo_terms
-from vae_course.evaluation import (
+from vae_course.truth.evaluation import (
     flat_decoder,
     iwae_bound,
     lattice,
@@ -22,7 +22,7 @@ from vae_course.evaluation import (
 )
 from vae_course.manifold import encode_images
 from vae_course.model import CVAE, VAE
-from vae_course.posterior import climb, gauss_hermite, highest_code, posterior_on_plane, smooth_elbo
+from vae_course.truth.posterior import climb, gauss_hermite, highest_code, posterior_on_plane, smooth_elbo
 from vae_course.reparameterization import draw_eps
 
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vae_course import explorer, sliders
-from vae_course.explorer import (
+from vae_course.live.explorer import (
     build_explorer,
     decoder_entries,
     describe_classes,
@@ -29,9 +29,9 @@ from vae_course.explorer import (
 )
 from vae_course.manifold import encode_images
 from vae_course.model import CVAE
-from vae_course.recipes import SHORT
+from vae_course.engine.recipes import SHORT
 from vae_course.reparameterization import draw_eps
-from vae_course.runs import save_run
+from vae_course.engine.runs import save_run
 
 ASSETS = Path(explorer.__file__).parent / "explorer_assets"
 

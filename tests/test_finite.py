@@ -9,7 +9,7 @@ import tensorflow as tf
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from vae_course.checkpoints import Keeper, Run, check_finite, read_checkpoint
+from vae_course.engine.checkpoints import Keeper, Run, check_finite, read_checkpoint
 from vae_course.data import preprocess_images
 from vae_course.elbo import LOGIT_BOUND, bounded
 from vae_course.model import LOGVAR_BOUND, CVAE

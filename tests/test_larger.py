@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vae_course.elbo import elbo_terms
-from vae_course.evaluation import log_marginal
-from vae_course.larger import ResidualVAE, make_residual_decoder, make_wide_encoder, residual_block
+from vae_course.truth.evaluation import log_marginal
+from vae_course.further.larger import ResidualVAE, make_residual_decoder, make_wide_encoder, residual_block
 from vae_course.reparameterization import draw_eps
-from vae_course.runs import load_model, save_model
+from vae_course.engine.runs import load_model, save_model
 from vae_course.training import compute_loss
 
 SMALL = {"latent_dim": 2, "width": 16, "blocks": 2}

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
-from vae_course.likelihoods import (
+from vae_course.further.likelihoods import (
     LIKELIHOODS,
     Bernoulli,
     ContinuousBernoulli,

@@ -114,7 +114,7 @@ def test_a_linked_notebook_keeps_the_form_of_a_chapter_and_runs_in_nbdev(copy, m
     from execnb.shell import CaptureShell
     name_repository(copy, "someone")
     links.main(copy)
-    path = copy / "nbs" / "00_setup.ipynb"
+    path = copy / "nbs" / "support.ipynb"
     for check in (test_repo.test_outputs_are_saved_and_clean, test_repo.test_code_cells_are_short,
                   test_repo.test_imports_stand_in_cells_of_their_own, test_repo.test_chapter_has_its_form,
                   test_repo.test_at_most_three_visible_code_cells_between_texts):

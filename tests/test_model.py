@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from vae_course.model import CVAE, make_decoder, make_encoder, trace
 from vae_course.reparameterization import draw_eps
-from vae_course.runs import load_model, save_model
+from vae_course.engine.runs import load_model, save_model
 
 
 def test_parameters_are_the_tutorials(model):

@@ -11,12 +11,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from vae_course.checkpoints import start_run
+from vae_course.engine.checkpoints import start_run
 from vae_course.data import epoch_order
 from vae_course.elbo import elbo_terms
-from vae_course.evaluation import iwae_bound, log_weights, sample_log_weights
+from vae_course.truth.evaluation import iwae_bound, log_weights, sample_log_weights
 from vae_course.model import CVAE
-from vae_course.objectives import (
+from vae_course.further.objectives import (
     ConditionalVAE,
     check_labels,
     fit_conditional,
@@ -26,7 +26,7 @@ from vae_course.objectives import (
     minimise,
     mutual_information,
 )
-from vae_course.recipes import FAST
+from vae_course.engine.recipes import FAST
 from vae_course.reparameterization import draw_eps
 from vae_course.training import compute_loss, fit
 

@@ -16,9 +16,9 @@ sys.path.insert(0, sys.argv[1])
 import vae_course
 assert vae_course.__file__.startswith(sys.argv[1]), vae_course.__file__
 from vae_course.data import load_mnist, preprocess_images
-from vae_course.runs import load_pretrained
+from vae_course.engine.runs import load_pretrained
 from vae_course.training import evaluate
-from vae_course.explorer import build_explorer
+from vae_course.live.explorer import build_explorer
 model, card = load_pretrained()
 elbo = evaluate(model, preprocess_images(load_mnist()[1][0]))["elbo"]
 assert abs(elbo - card["test_elbo"]) < 0.01, elbo
@@ -56,7 +56,7 @@ def test_wheel_works_from_an_empty_folder(tmp_path):
     for name in ("datasets/mnist.npz", "datasets/README.md", "pretrained/tutorial.keras",
                  "pretrained/tutorial.json", "cli.py"):
         assert f"vae_course/{name}" in names
-    assets = ROOT / "vae_course" / "explorer_assets"
+    assets = ROOT / "vae_course" / "live" / "explorer_assets"
     for path in assets.rglob("*"):
         assert path.is_dir() or path.relative_to(ROOT).as_posix() in names, path.name
     assert any(name.endswith("LICENSE") for name in names)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vae_course.protocols import draw_binary, dynamic_dataset
+from vae_course.truth.protocols import draw_binary, dynamic_dataset
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,13 @@ import pytest
 ROOT = Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
 # Pages that are no chapters: nothing to recapitulate, no exercises.
-PAGES = {"index", "95_glossary", "96_teaching"}
+PAGES = {"index", "glossary", "teaching"}
 CHAPTERS = [path for path in NOTEBOOKS if path.stem not in PAGES]
 MODULES = sorted(path for path in (ROOT / "vae_course").glob("*.py") if path.stem[0] != "_")
 TEXTS = [*NOTEBOOKS, *ROOT.glob("*.md")]
 
 # The self-test asks questions all along.
-FULL_CHAPTERS = [path for path in NOTEBOOKS if path.stem not in PAGES | {"00a_selftest"}]
+FULL_CHAPTERS = [path for path in NOTEBOOKS if path.stem not in PAGES | {"selftest"}]
 
 # The notation table of the glossary, as names and spellings that are not used.
 OTHER_NAMES = {"log_var": "logvar", "logsigma": "logvar", "log_sigma": "logvar", "z_mean": "mean", "mu": "mean",
@@ -92,7 +92,7 @@ def test_chapter_has_its_form(path):
     assert re.search(r"minutes", first + text[:1500])
     assert "## Recap" in text
     assert "you can" in text
-    assert "## Exercises" in text or path.stem == "00a_selftest"
+    assert "## Exercises" in text or path.stem == "selftest"
     assert re.search(r"(Next: |Back to |next|appendix).*\]\(\w+\.ipynb\)", text[-400:])
 
 
@@ -251,7 +251,7 @@ TIMES = {"seconds": 30, "a few seconds": 30, "half a minute": 40, "about half a 
          "about a minute": 90, "one to two minutes": 120, "about two minutes": 150, "about three minutes": 210}
 
 
-@pytest.mark.parametrize("path", [path for path in CHAPTERS if path.stem not in ("05_training", "90_cli")], **by_name)
+@pytest.mark.parametrize("path", [path for path in CHAPTERS if path.stem not in ("05_training", "20_cli")], **by_name)
 def test_time_of_a_chapters_code_is_one_of_a_few_phrases_and_was_measured(path):
     said = re.search(r"[Ii]ts code runs in (.+?)(?: on two cores|,|\.|;)", source(cells(path)[0]))
     assert said and said.group(1) in TIMES, said and said.group()

@@ -150,12 +150,12 @@ def small_course(tmp_path_factory):
     for user in ("", "someone"):
         root = tmp_path_factory.mktemp("named" if user else "unnamed")
         (root / "nbs").mkdir()
-        for name in ("00_setup.ipynb", "00a_selftest.ipynb", "02_reparameterization.ipynb", "_quarto.yml"):
+        for name in ("support.ipynb", "selftest.ipynb", "02_reparameterization.ipynb", "_quarto.yml"):
             shutil.copy(ROOT / "nbs" / name, root / "nbs")
         shutil.copytree(ROOT / "nbs" / "images", root / "nbs" / "images")
         settings = (ROOT / "settings.ini").read_text(encoding="utf-8")
         (root / "settings.ini").write_text(re.sub(r"(?m)^user =.*$", f"user = {user}", settings), encoding="utf-8")
-        listed = ["00_setup.ipynb", "00a_selftest.ipynb", "api.qmd", "03_elbo.ipynb"]
+        listed = ["support.ipynb", "selftest.ipynb", "api.qmd", "03_elbo.ipynb"]
         (root / "_quarto.yml").write_text(yaml.safe_dump({"website": {"sidebar": {"contents": listed}}}))
         done = subprocess.run([sys.executable, ROOT / "tools" / "build_site.py", "check", "--root", root],
                               capture_output=True, text=True)
@@ -182,7 +182,7 @@ def test_what_nbdev_drops_from_the_first_cell_comes_back(small_course):
     assert source.split("\n\n", 2)[2] in cells[1].source
 
 
-@pytest.mark.parametrize("name", ["00a_selftest", "02_reparameterization"])
+@pytest.mark.parametrize("name", ["selftest", "02_reparameterization"])
 def test_solutions_checks_and_answers_are_boxes_that_fold(small_course, name):
     root, _ = small_course[""]
     there = nbformat.read(ROOT / "nbs" / f"{name}.ipynb", as_version=4).cells
@@ -213,9 +213,9 @@ See [`f`](page.html#f)."""
 
 
 @pytest.mark.parametrize("file, title, wanted", [
-    ("03b_likelihoods.ipynb", "Likelihoods", "03b Likelihoods"),
-    ("91_probability.ipynb", "Appendix: the probability you need", "91 The probability you need"),
-    ("95_glossary.ipynb", "Glossary and notation", "Glossary and notation"),
+    ("25_likelihoods.ipynb", "Likelihoods", "25 Likelihoods"),
+    ("probability.ipynb", "Appendix: the probability you need", "91 The probability you need"),
+    ("glossary.ipynb", "Glossary and notation", "Glossary and notation"),
     ("index.ipynb", "vae_course", "vae_course"),
 ])
 def test_pages_are_called_as_the_text_calls_them(file, title, wanted):
@@ -275,10 +275,10 @@ def test_the_api_page_has_every_exported_name_and_its_chapter(small_course):
     from vae_course import support
     root, _ = small_course[""]
     page = (root / "_proc" / "api.qmd").read_text(encoding="utf-8")
-    assert "Taught in [00 Set-up](00_setup.ipynb)" in page
+    assert "Taught in [00 Set-up](support.ipynb)" in page
     for name in support.__all__:
         assert f"{{#support.{name}}}" in page
-        assert f"`{name}` is taught in [00 Set-up](00_setup.ipynb#{name.lower()})" in page
+        assert f"`{name}` is taught in [00 Set-up](support.ipynb#{name.lower()})" in page
 
 
 def test_without_quarto_the_site_says_where_to_get_it(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vae_course.checkpoints import list_checkpoints
+from vae_course.engine.checkpoints import list_checkpoints
 from vae_course.data import preprocess_images
 from vae_course.training import Recipe, fit, noisy_batches
 

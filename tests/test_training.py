@@ -11,9 +11,9 @@ from vae_course import elbo, recipes, training
 from vae_course.data import preprocess_images
 from vae_course.manifold import encode_images
 from vae_course.model import CVAE
-from vae_course.recipes import BEST, FAST, RECIPES, SHORT, TUTORIAL, Recipe, make_optimizer
+from vae_course.engine.recipes import BEST, FAST, RECIPES, SHORT, TUTORIAL, Recipe, make_optimizer
 from vae_course.reparameterization import draw_eps
-from vae_course.runs import load_run, recipe_from_card, save_run
+from vae_course.engine.runs import load_run, recipe_from_card, save_run
 from vae_course.training import (
     compute_loss,
     elbo_terms,

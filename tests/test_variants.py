@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from vae_course.evaluation import iwae_bound, log_marginal, log_weights
+from vae_course.truth.evaluation import iwae_bound, log_marginal, log_weights
 from vae_course.training import compute_loss, evaluate, make_train_step
-from vae_course.variants import (
+from vae_course.further.variants import (
     FunctionalVAE,
     GuideEncoder,
     GuideVAE,

@@ -199,10 +199,10 @@ def process(root: Path, settings: dict) -> Path:
 
 
 def build_explorer(out: Path):
-    """The page that chapter 15 builds, from the weights that come with the course."""
+    """The page that chapter 31 builds, from the weights that come with the course."""
     from vae_course.data import load_mnist, preprocess_images
-    from vae_course.explorer import build_explorer as build
-    from vae_course.runs import load_pretrained
+    from vae_course.live.explorer import build_explorer as build
+    from vae_course.engine.runs import load_pretrained
     grey, labels = load_mnist()[1]
     shutil.rmtree(out / "explorer", ignore_errors=True)
     build(*load_pretrained(), preprocess_images(grey), labels, out / "explorer")

@@ -12,7 +12,7 @@ from http.server import ThreadingHTTPServer
 
 import pytest
 
-from vae_course.explorer import PageHandler
+from vae_course.live.explorer import PageHandler
 
 NAMES = ["chromium", "chromium-browser", "google-chrome"]
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)

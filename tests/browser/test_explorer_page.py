@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from vae_course.explorer import build_explorer
+from vae_course.live.explorer import build_explorer
 from vae_course.model import CVAE
 
 ATOL = 1e-4  # of a probability; float32 sums in two orders stay some 100 times below

@@ -25,15 +25,15 @@ import PIL.Image
 import pytest
 
 from vae_course.reparameterization import draw_eps
-from vae_course.sliders import digit_png
+from vae_course.live.sliders import digit_png
 
 pytest.importorskip("jupyterlab", reason="JupyterLab is not installed (lab extra)")
 api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (dev extra)")
 NBS = Path(__file__).parents[2] / "nbs"
-SLIDERS = "15b_sliders"
+SLIDERS = "32_sliders"
 # A minute and more, each, on two cores.
-LONG = {"09_evaluation", "09a_posterior", "09b_diagnosis", "09c_protocols", "10_speed", "10c_devices", "11_larger",
-        "13_variants", "14_objectives", "90_cli"}
+LONG = {"21_evaluation", "22_posterior", "23_diagnosis", "24_protocols", "16_speed", "18_devices", "26_larger",
+        "28_variants", "29_objectives", "20_cli"}
 long = pytest.mark.skipif(os.environ.get("LAB_CHAPTERS") != "all", reason="computes for long; set LAB_CHAPTERS=all")
 NAMES = [pytest.param(path.stem, marks=[long] if path.stem in LONG else [])
          for path in sorted(NBS.glob("*.ipynb")) if path.stem != SLIDERS]
