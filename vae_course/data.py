@@ -25,8 +25,6 @@ from .contracts import integers, within
 MNIST_SHA256 = "06af5dfe73b70e3bc1c36439982b18a8d76803db9b544f6fdf838a37fbb01b64"
 
 # %% ../nbs/tutorial/01_data.ipynb #8466ad7f
-#| code-fold: true
-#| code-summary: "The check of a file's content"
 def check_content(
     content: bytes,
     sha256: str,  # that the content must have
@@ -54,8 +52,6 @@ def load_mnist(
         return ((arrays["x_train"], arrays["y_train"]), (arrays["x_test"], arrays["y_test"]))
 
 # %% ../nbs/tutorial/01_data.ipynb #9re71001
-#| code-fold: true
-#| code-summary: "What is asked of grey images"
 def check_grey_values(
     name: str,  # of the argument, for the message
     images: np.ndarray,  # (n, height, width) or (n, height, width, channels) uint8
@@ -74,8 +70,6 @@ def check_grey_values(
     return images
 
 # %% ../nbs/tutorial/01_data.ipynb #9re71000
-#| code-fold: true
-#| code-summary: "The line @grey_values"
 def grey_values(
     name: str,  # of the argument
     *size: int,  # height and width that the images must have; none: any
@@ -110,8 +104,6 @@ def preprocess_images(
     return (scaled > threshold).astype(np.float32)
 
 # %% ../nbs/tutorial/01_data.ipynb #1ace3e4a
-#| code-fold: true
-#| code-summary: "What a pixel may be"
 PIXELS = {2: "0 or 1", 256: "a multiple of 1/255 from 0 to 1", None: "from 0 to 1"}
 
 
@@ -126,8 +118,6 @@ def valid_pixels(
     return inside if levels is None else inside & (tf.abs(255 * x - tf.round(255 * x)) < 1e-3)
 
 # %% ../nbs/tutorial/01_data.ipynb #c67d48a6
-#| code-fold: true
-#| code-summary: "The check of a batch of images"
 def check_images(
     x,  # (batch, height, width, channels) float32: array or tensor
     levels: int | None = 2,  # 2: pixels 0 or 1; 256: 0, 1/255, …, 1; None: anything from 0 to 1
@@ -154,8 +144,6 @@ def check_images(
     return tf.cast(x, tf.float32)
 
 # %% ../nbs/tutorial/01_data.ipynb #d00r0002
-#| code-fold: true
-#| code-summary: "The line @pixels"
 READ = ContextVar("READ", default=False)  # whether an outer function has read the images
 
 
