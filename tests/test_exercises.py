@@ -13,6 +13,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "exercises"
+sys.path.insert(0, str(ROOT / "tools"))
+
+import course  # noqa: E402
+
 
 
 def load(path, name):
@@ -230,8 +234,8 @@ MISTAKES = [
 
 def answers(path, solved):
     """{number: (answer, stub, check)} of a chapter, with solutions or stubs as answers."""
-    cells = ["".join(cell["source"]) for cell in maker.student_copy(ROOT / "nbs" / path.name, solved)["cells"]]
-    stubs = ["".join(cell["source"]) for cell in maker.student_copy(ROOT / "nbs" / path.name)["cells"]]
+    cells = ["".join(cell["source"]) for cell in maker.student_copy(course.path_of(path.stem), solved)["cells"]]
+    stubs = ["".join(cell["source"]) for cell in maker.student_copy(course.path_of(path.stem))["cells"]]
     found = {}
     for cell, stub, check in zip(cells, stubs, [*cells[1:], ""], strict=True):
         if match := re.match(r"# Exercise (\d+): answer", cell):
@@ -327,7 +331,7 @@ def student(tmp_path):
     with open(folder / "conftest.py", "a", encoding="utf-8") as file:
         file.write(trace)
     copy = json.loads((FOLDER / "checks.ipynb").read_text(encoding="utf-8"))
-    solved = maker.student_copy(ROOT / "nbs" / "checks.ipynb", solved=True)
+    solved = maker.student_copy(course.path_of("checks"), solved=True)
     for cell, right in zip(copy["cells"], solved["cells"], strict=True):
         if cell["id"] == "answer-1":
             cell["source"] = right["source"]
