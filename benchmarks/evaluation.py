@@ -9,7 +9,7 @@ from common import log, machine, measure, median_ratio, options, save, summary
 from published import mnist, published_dataset, published_test_elbo, with_weights_of
 
 from vae_course.model import CVAE
-from vae_course.training import make_evaluate
+from vae_course.engine.loop import make_evaluate
 
 
 def main():

@@ -51,7 +51,8 @@ def job(name: str, images: int = 0, batch: int = 0):
 
     from vae_course.model import CVAE
     from vae_course.engine.recipes import Recipe
-    from vae_course.training import evaluate, fit
+    from vae_course.engine.loop import fit
+    from vae_course.training import evaluate
 
     if name == "evaluate":
         evaluate(CVAE(2, seed=0), mnist(1, images)[1])

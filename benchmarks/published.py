@@ -9,7 +9,7 @@ import quiet  # noqa: F401  (before TensorFlow)
 import numpy as np
 import tensorflow as tf
 
-from vae_course.model import VAE
+from vae_course.engine.families import VAE
 
 
 class PublishedCVAE(tf.keras.Model):

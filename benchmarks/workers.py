@@ -53,7 +53,7 @@ class Ours:
     def make(self, run, recipe):
         "A function that takes n steps."
         import tensorflow as tf
-        from vae_course.training import PORTION, make_run_steps, noisy_batches
+        from vae_course.engine.loop import PORTION, make_run_steps, noisy_batches
 
         strategy = tf.distribute.get_strategy()
         run_steps = make_run_steps(run, recipe, strategy)
@@ -245,7 +245,7 @@ class Limit:
 
     def __init__(self, images, batches):
         import quiet  # noqa: F401
-        from vae_course import speed
+        from vae_course.engine import speed
         from vae_course.model import CVAE
 
         self.speed, model = speed, CVAE(2, seed=0)

@@ -21,7 +21,8 @@ import pytest
 from vae_course import training
 from vae_course.engine.checkpoints import list_checkpoints, read_checkpoint, write_checkpoint
 from vae_course.data import preprocess_images
-from vae_course.training import Recipe, fit
+from vae_course.engine.loop import fit
+from vae_course.engine.recipes import Recipe
 
 # Small filters: a step takes a millisecond. 200 steps an epoch make four portions of 50.
 QUICK = Recipe(epochs=2, batch_size=8, learning_rate=1e-3, filters=(4, 4))

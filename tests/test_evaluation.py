@@ -21,7 +21,8 @@ from vae_course.truth.evaluation import (
     sample_log_weights,
 )
 from vae_course.manifold import encode_images
-from vae_course.model import CVAE, VAE
+from vae_course.engine.families import VAE
+from vae_course.model import CVAE
 from vae_course.truth.posterior import climb, gauss_hermite, highest_code, posterior_on_plane, smooth_elbo
 from vae_course.reparameterization import draw_eps
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vae_course import explorer, sliders
+from vae_course.live import explorer, sliders
 from vae_course.live.explorer import (
     build_explorer,
     decoder_entries,

@@ -8,9 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
+from vae_course.engine.families import Bernoulli, LIKELIHOODS
 from vae_course.further.likelihoods import (
-    LIKELIHOODS,
-    Bernoulli,
     ContinuousBernoulli,
     DiscretizedLogistic,
     bits_per_dimension,

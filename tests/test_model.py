@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vae_course.model import CVAE, make_decoder, make_encoder, trace
+from vae_course.engine.loop import trace
+from vae_course.model import CVAE, make_decoder, make_encoder
 from vae_course.reparameterization import draw_eps
 from vae_course.engine.runs import load_model, save_model
 

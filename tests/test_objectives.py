@@ -16,9 +16,9 @@ from vae_course.data import epoch_order
 from vae_course.elbo import elbo_terms
 from vae_course.truth.evaluation import iwae_bound, log_weights, sample_log_weights
 from vae_course.model import CVAE
+from vae_course.engine.images import check_labels
 from vae_course.further.objectives import (
     ConditionalVAE,
-    check_labels,
     fit_conditional,
     information_gap,
     iwae_loss,
@@ -28,7 +28,8 @@ from vae_course.further.objectives import (
 )
 from vae_course.engine.recipes import FAST
 from vae_course.reparameterization import draw_eps
-from vae_course.training import compute_loss, fit
+from vae_course.engine.loop import fit
+from vae_course.training import compute_loss
 
 FEW = replace(FAST, filters=(4, 8), max_steps=4, warmup=1, estimator="monte_carlo")
 

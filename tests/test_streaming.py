@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from vae_course.engine.checkpoints import list_checkpoints
 from vae_course.data import preprocess_images
-from vae_course.training import Recipe, fit, noisy_batches
+from vae_course.engine.loop import fit, noisy_batches
+from vae_course.engine.recipes import Recipe
 
 RECIPE = Recipe(epochs=2, batch_size=8, learning_rate=1e-3, filters=(4, 4))
 N = 602  # 76 steps an epoch, 50 and 26; the last batch has two images

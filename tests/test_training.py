@@ -7,21 +7,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vae_course import elbo, recipes, training
+from vae_course import training
+from vae_course.engine import recipes
+from vae_course.engine.families import elbo
 from vae_course.data import preprocess_images
 from vae_course.manifold import encode_images
 from vae_course.model import CVAE
 from vae_course.engine.recipes import BEST, FAST, RECIPES, SHORT, TUTORIAL, Recipe, make_optimizer
 from vae_course.reparameterization import draw_eps
 from vae_course.engine.runs import load_run, recipe_from_card, save_run
-from vae_course.training import (
-    compute_loss,
-    elbo_terms,
-    evaluate,
-    fit,
-    make_train_step,
-    train_step,
-)
+from vae_course.elbo import elbo_terms
+from vae_course.engine.loop import fit, make_train_step
+from vae_course.training import compute_loss, evaluate, train_step
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from vae_course.truth.evaluation import iwae_bound, log_marginal, log_weights
-from vae_course.training import compute_loss, evaluate, make_train_step
+from vae_course.engine.loop import make_train_step
+from vae_course.training import compute_loss, evaluate
 from vae_course.further.variants import (
     FunctionalVAE,
     GuideEncoder,
