@@ -277,6 +277,17 @@ def test_start_page_lists_every_chapter_with_its_minutes_and_what_comes_before()
             assert stems_linked(row[3]) == stems_linked(known), path.stem
 
 
+def test_readme_lists_every_notebook_with_its_module():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    modules = {path: name for name, path in exported().items()}
+    rows = re.findall(r"^\| \[([^]]*)\]\((nbs/[\w/]+\.ipynb)\) \| (.*?)\| ", text, flags=re.M)
+    assert [file for _, file, _ in rows] == [path.relative_to(ROOT).as_posix() for path in NOTEBOOKS
+                                             if path.stem != "index"]
+    for title, file, module in rows:
+        assert title.startswith(course.number_of(file)), title
+        assert module.strip(" `") == modules.get(ROOT / file, ""), file
+
+
 def test_paths_on_the_start_page_take_the_time_they_say():
     rows = tables_of_start_page()
     two_hours = [(path, row) for path, row in rows if len(row) == 3]
@@ -382,13 +393,14 @@ def named(text, level, package):
 
 
 def imports(path):
-    """(the modules that a module imports, those that it names in a tuple of strings to import them later).
+    """(the modules that a module imports, those that it names in a tuple LATER of strings).
 
     An import inside a function counts, and so does a module's name in a string, for it can have no other use.
     """
     tree, package = ast.parse(path.read_text(encoding="utf-8")), path.relative_to(PACKAGE).parts[:-1]
-    lists = [node.value for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple)]
-    listed = {id(item) for node in lists for item in node.elts}
+    tuples = [node.value for node in ast.walk(tree) if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple)
+              and ast.unparse(node.targets[0]) == "LATER"]
+    listed = {id(item) for node in tuples for item in node.elts}
     found, later = set(), set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -411,7 +423,9 @@ def test_imports_of_every_form_are_seen(tmp_path, monkeypatch):
     path.write_text("""from ..data import load_mnist
 from .recipes import SHORT
 import vae_course.model
-LATER = ("vae_course.further.likelihoods", ".devices")
+class Lazy:
+    LATER = ("vae_course.further.likelihoods", ".devices")
+    OTHER = ("vae_course.support", "elbo")
 
 def late():
     "As vae_course.elbo does."
@@ -419,7 +433,8 @@ def late():
     from vae_course.live.sliders import digit_png
     return import_module("..manifold", __name__), import_module("vae_course.training"), "data", "vae_course.nothing"
 """, encoding="utf-8")
-    assert imports(path) == ({"data", "engine.recipes", "model", "truth.evaluation", "live.sliders", "manifold", "training"},
+    assert imports(path) == ({"data", "engine.recipes", "model", "truth.evaluation", "live.sliders", "manifold", "training",
+                              "support"},
                              {"further.likelihoods", "engine.devices"})
 
 
@@ -430,8 +445,8 @@ def test_modules_import_nothing_of_a_higher_floor(path):
     if name == "engine.families":
         # Who registers a model family, an objective or a likelihood imports `families`. So that a name in a recipe
         # is found before anybody has imported its module, `families` knows the modules of `further` to look in, by
-        # name, and imports them when it is asked for a name that it does not know.
-        assert {PARTS[module] for module in later} <= {"further"}
+        # name, and imports them when it is asked for a name that it does not know. Nothing else may do so.
+        assert later and {PARTS[module] for module in later} <= {"further", "beyond"}
     else:
         found |= later
     wrong = {module for module in found if PARTS[module] not in MAY_IMPORT[PARTS[name]]}
