@@ -87,10 +87,10 @@ def test_a_stream_trains_and_goes_on_like_one_that_was_not_stopped(stream, few, 
 
 
 def test_a_stream_equals_the_array_it_comes_from_in_the_streams_order(images, few, monkeypatch):
-    from vae_course import data
+    from vae_course.engine import images as module
 
     streamed = run(from_generator(images), few)
-    monkeypatch.setattr(data, "epoch_order", lambda n, seed, epoch: np.arange(n))
+    monkeypatch.setattr(module, "epoch_order", lambda n, seed, epoch: np.arange(n))
     assert children.same(streamed, run(images, few))
 
 

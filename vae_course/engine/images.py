@@ -37,6 +37,12 @@ class Images:
         "`source` itself if it is an `Images` already, for these levels; else one made of it."
         return check_levels(source, levels) if isinstance(source, cls) else cls(source, None, levels)
 
+    def check_labels_below(self, n):
+        "Raise ValueError if a label is none of 0 to n - 1; those of a stream show as they go by."
+        if self.labels is not None and not tf.reduce_all((self.labels >= 0) & (self.labels < n)):
+            raise ValueError(f"labels must be from 0 to {n - 1}, got {tf.reduce_min(self.labels)} "
+                             f"to {tf.reduce_max(self.labels)}.")
+
     def without_labels(self):
         "The same images, without labels."
         images = copy(self)

@@ -203,7 +203,9 @@ def fit(
     steps, total = count_steps(recipe, len(train))
     with strategy.scope():
         run = start_run(recipe, train)
-        run.begin(keeper, total)
+    for images in (train, test) if MODELS[recipe.model].labels else ():
+        images.check_labels_below(run.model.labels)
+    run.begin(keeper, total)
     run_steps = make_run_steps(run, recipe, strategy)
     evaluate_test = partial(make_evaluate(run.model), test, recipe.seed)
     for callback in callbacks if not run.history and not len(run.losses) else ():

@@ -139,7 +139,9 @@ def label_numbers(
     y,  # an integer, or (batch,) integers: array or tensor
     labels: int,  # how many there are
 ) -> tf.Tensor:  # int32
-    "Labels as a tensor; TypeError if they are no integers, ValueError on other values or shapes."
+    """Labels as a tensor; TypeError if they are no integers, ValueError on other values or shapes.
+
+    In a graph a wrong value is an InvalidArgumentError when it comes by."""
     y = tf.convert_to_tensor(y)
     if not y.dtype.is_integer:
         raise TypeError(f"labels must be integers, got {y.dtype.name}.")
@@ -147,7 +149,11 @@ def label_numbers(
     if y.shape.rank not in (0, 1):
         raise ValueError("labels must be one integer or have shape (batch,), "
                          f"got {tuple(y.shape)}.")
-    if tf.executing_eagerly() and not tf.reduce_all((y >= 0) & (y < labels)):
+    known = tf.reduce_all((y >= 0) & (y < labels))
+    if not tf.executing_eagerly():
+        with tf.control_dependencies([tf.debugging.Assert(known, ["labels from 0 to", labels - 1])]):
+            return tf.identity(y)
+    if not known:
         raise ValueError(f"labels must be from 0 to {labels - 1}, got {tf.reduce_min(y)} to "
                          f"{tf.reduce_max(y)}.")
     return y
