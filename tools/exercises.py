@@ -134,12 +134,13 @@ def student_copy(path: Path, solved: bool = False) -> dict | None:
     link = f"../{path.relative_to(ROOT).as_posix()}"
     setup = ["from vae_course.support import quiet_tensorflow", "", "quiet_tensorflow()", "",
              *imports(programs, module, used)]
+    folder = posixpath.dirname(link)
     result = [cell("markdown", "title", HELP.format(title=title, link=link, name=path.stem)),
               cell("code", "given", "\n".join(["# Given", *setup]))]
     result += [cell("code", f"given-{i}", f"# Given\n{text}") for i, text in enumerate(given, 1)]
     for task in tasks(cells):
         number = task["number"]
-        result.append(cell("markdown", f"text-{number}", text_for_students(task["text"], equations, posixpath.dirname(link))))
+        result.append(cell("markdown", f"text-{number}", text_for_students(task["text"], equations, folder)))
         if "check" in task:
             answer = task["solution"] if solved else stub(task["solution"], number)
             points = f"{task['points']} point" + "s" * (task["points"] > 1)
