@@ -17,7 +17,7 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 import tf_keras
 
-from ..contracts import integers, within
+from ..contracts import check_inside, integers
 from ..data import pixels
 from ..elbo import kl_standard_normal
 from ..engine.families import VAE, register_model
@@ -177,11 +177,11 @@ class GuideEncoder(keras.layers.Layer):
 class GuideVAE(keras.Model):
     "The guide's VAE: (batch, 784) -> (batch, 784); the mean KL goes to `add_loss`."
 
-    @integers(latent_dim=1)
-    @within(kl_weight="[0, inf)")
     def __init__(self, original_dim=784, intermediate_dim=64, latent_dim=32, kl_weight=1.0,
                  seed=None, **kwargs):
         super().__init__(**kwargs)
+        check_integer("latent_dim", latent_dim)
+        check_inside("kl_weight", kl_weight, "[0, inf)")
         self.encoder = GuideEncoder(latent_dim, intermediate_dim, seed)
         self.decoder = keras.Sequential([keras.Input((latent_dim,)),
                                          keras.layers.Dense(intermediate_dim, activation="relu"),
