@@ -17,6 +17,7 @@ from .support import check_integer
 
 # %% ../nbs/appendix/contracts.ipynb #c0n7ac78
 check_shapes.set_rewrite_docstrings(None)  # the signature has a comment for each argument
+check_shapes.set_enable_check_shapes(check_shapes.ShapeCheckingState.ENABLED)  # SHIM
 
 # %% ../nbs/appendix/contracts.ipynb #c0n7ac79
 def shapes(

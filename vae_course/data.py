@@ -10,6 +10,7 @@ __all__ = ['MNIST_SHA256', 'PIXELS', 'READ', 'check_content', 'load_mnist', 'che
 import hashlib
 import inspect
 import io
+import zlib
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import wraps
@@ -202,3 +203,72 @@ def make_dataset(
     # One gather needs no tuning, and the tuner's thread can hold up the end of an epoch by seconds.
     options.autotune.enabled = False
     return batches.map(lambda index: tf.gather(images, index)).prefetch(2).with_options(options)
+
+# SHIM
+# %% ../nbs/01_data.ipynb #dd6b4666
+def first_images(
+    x: np.ndarray | tf.data.Dataset,  # images, or a dataset of single images
+    n: int,
+    levels: int | None = 2,  # of the pixels, as in `check_images`
+) -> np.ndarray:  # (n, height, width, channels) float32, or fewer if there are no more
+    "The first images of an array or a dataset; raises what `check_images` raises."
+    if isinstance(x, tf.data.Dataset):
+        x = next(iter(x.batch(n)))
+    return check_images(x[:n], levels).numpy()
+
+# %% ../nbs/01_data.ipynb #5e0237ab
+def count_images(
+    x: np.ndarray | tf.data.Dataset,
+) -> int:
+    "How many images an epoch has; raises ValueError if a dataset does not say."
+    if not isinstance(x, tf.data.Dataset):
+        return len(x)
+    n = int(x.cardinality())
+    if n < 0:
+        raise ValueError(f"the dataset must know its number of images, got cardinality {n}; "
+                         "apply tf.data.experimental.assert_cardinality(n).")
+    return n
+
+# %% ../nbs/01_data.ipynb #a00614f5
+def check_source(
+    x: np.ndarray | tf.data.Dataset,
+    levels: int | None = 2,  # of the pixels, as in `check_images`
+) -> tf.Tensor | tf.data.Dataset:
+    "An array as a checked tensor; a dataset as it is, after a look at its first image and length."
+    if not isinstance(x, tf.data.Dataset):
+        return check_images(x, levels)
+    first_images(x, 1, levels)
+    count_images(x)
+    return x
+
+# %% ../nbs/01_data.ipynb #4e983567
+def fingerprint(
+    x: np.ndarray | tf.data.Dataset,
+) -> str:
+    "A short text that differs for other images; of a dataset it knows the length only."
+    if isinstance(x, tf.data.Dataset):
+        return f"a dataset of {count_images(x)}"
+    x = np.asarray(x)
+    binary = np.array_equal(x, x.astype(bool))
+    content = np.packbits(x.astype(bool)) if binary else np.ascontiguousarray(x)
+    return f"{len(x)} with CRC-32 {zlib.crc32(content):08x}"
+
+# %% ../nbs/01_data.ipynb #39c8315c
+def batches_of(
+    x: np.ndarray | tf.data.Dataset,  # a dataset keeps its own order
+    batch_size: int,
+    seed: int,
+    epoch: int,  # with the seed: the order of an array
+    levels: int | None = 2,  # of the pixels, as in `check_images`
+) -> tf.data.Dataset:  # of (batch, height, width, channels)
+    "One pass in batches; a dataset's pixels are checked on the way (InvalidArgumentError)."
+    if not isinstance(x, tf.data.Dataset):
+        return make_dataset(x, batch_size, seed, epoch, levels)
+
+    def check(batch):
+        valid = tf.reduce_all(valid_pixels(batch, levels))
+        message = f"each pixel must be {PIXELS[levels]}"
+        with tf.control_dependencies([tf.debugging.Assert(valid, [message])]):
+            return tf.identity(batch)
+
+    return x.batch(batch_size).map(check)

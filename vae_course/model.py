@@ -94,6 +94,7 @@ class VAE(keras.Model):
     "What a VAE does with `self.encoder` and `self.decoder`; `CVAE` fills them in."
 
     likelihood = LIKELIHOODS["bernoulli"]
+    levels = property(lambda self: self.likelihood.levels)
 
     def check(self, x):
         "Images as a float32 tensor; raises what `check_images` raises."
