@@ -100,8 +100,8 @@ class CVAE(keras.Model):
         seeds = np.random.SeedSequence(seed).generate_state(2)
         self.encoder = make_encoder(latent_dim, filters, seeds[0], image_shape)
         self.decoder = make_decoder(latent_dim, filters, seeds[1], image_shape)
-        self.latent_dim, self.image_shape = latent_dim, tuple(image_shape)
-        self.levels, self.built = 2, True  # pixels are 0 or 1; both networks know their inputs
+        self.latent_dim, self.filters, self.seed = latent_dim, tuple(filters), seed
+        self.image_shape, self.levels, self.built = tuple(image_shape), 2, True  # pixels: 0 or 1
 
     @pixels("x")
     def encode(self, x):
@@ -132,5 +132,7 @@ class CVAE(keras.Model):
         return self.decode(mean if eps is None else self.reparameterize(mean, logvar, eps))
 
 # %% ../nbs/tutorial/04_model.ipynb #559b4960
-# Files of saved models name the class by this.
+# For saved models, chapter 15: the name of the class in a file, and the arguments of `__init__`.
 keras.saving.register_keras_serializable(package="vae_course")(CVAE)
+CVAE.get_config = lambda self: keras.Model.get_config(self) | {
+    name: getattr(self, name) for name in ("latent_dim", "filters", "seed", "image_shape")}

@@ -101,7 +101,11 @@ class VAE(CVAE):
         keras.Model.__init__(self, **more)
         self.encoder, self.decoder, self.latent_dim = encoder, decoder, latent_dim
         self.image_shape, self.likelihood = tuple(image_shape), LIKELIHOODS[likelihood]
-        self.levels, self.built = self.likelihood.levels, True
+        self.levels, self.built, self.config = self.likelihood.levels, True, {}
+
+    def get_config(self):
+        "What a saved file holds: the arguments of `__init__`, as a family keeps them in `config`."
+        return keras.Model.get_config(self) | self.config
 
     def decode(self, z, apply_sigmoid=False):
         "z (batch, latent_dim) -> parameters of p(x|z), or the expected pixels."
@@ -140,9 +144,6 @@ class FastCVAE(VAE):
         super().__init__(encoder, decoder, latent_dim, image_shape, likelihood, **more)
         self.config = {"latent_dim": latent_dim, "filters": tuple(filters), "seed": seed,
                        "image_shape": tuple(image_shape), "likelihood": likelihood}
-
-    def get_config(self):
-        return super().get_config() | self.config
 
 # %% ../../nbs/engine/11_families.ipynb #11f00021
 class Family(NamedTuple):

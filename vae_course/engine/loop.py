@@ -150,7 +150,8 @@ def make_train_step(
     "A traced step that raises the ELBO, for one model and one optimizer and batches of any size."
     optimizer.build(model.trainable_variables)
     recipe = Recipe(estimator=estimator)
-    return trace(partial(apply_step, Run(model, optimizer), recipe), model)
+    run = Run(model, optimizer)
+    return trace(lambda x, eps: apply_step(run, recipe, x, eps), model)
 
 # %% ../../nbs/engine/14_loop.ipynb #9a1ad703
 PORTION = 50  # steps between two looks at the losses

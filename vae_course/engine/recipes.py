@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from ..elbo import ESTIMATORS
-from ..contracts import inside
+from ..contracts import check_inside
 from .families import LIKELIHOODS, MODELS, OBJECTIVES
 from ..model import check_size
 from ..support import check_integer
@@ -82,8 +82,7 @@ def check_recipe(recipe: Recipe):
     intervals = {"seed": "[0, 2147483648)", "learning_rate": "(0, inf)", "beta": "[0, inf)",
                  "beta_1": "[0, 1)", "beta_2": "[0, 1)"}
     for name, interval in intervals.items():
-        if not inside(getattr(recipe, name), interval):
-            raise ValueError(f"{name} must be in {interval}, got {getattr(recipe, name)}.")
+        check_inside(name, getattr(recipe, name), interval)
     choices = {"schedule": SCHEDULES, "estimator": ESTIMATORS, "output_bias": OUTPUT_BIASES}
     for name, allowed in choices.items():
         if getattr(recipe, name) not in allowed:

@@ -90,9 +90,6 @@ class ResidualVAE(KerasFit, VAE):
         mean, logvar = tf.split(self.encoder(x, training=self.in_training), 2, axis=1)
         return mean, bounded(logvar, LOGVAR_BOUND)
 
-    def get_config(self):
-        return super().get_config() | self.config
-
 # %% ../../nbs/further/26_larger.ipynb #2b933141
 @register_model("residual", sizes=("width", "blocks", "dropout"))
 def residual_family(recipe, images):

@@ -102,9 +102,6 @@ class ConditionalVAE(VAE):
         "The VAE of images with label y, an integer, or (batch,) integers for a batch."
         return Given(self, y)
 
-    def get_config(self):
-        return super().get_config() | self.config
-
 # %% ../../nbs/further/29_objectives.ipynb #fe661adb
 class Given(VAE):
     "A conditional VAE with the labels filled in; ValueError or TypeError if they do not fit."
