@@ -75,8 +75,9 @@ def imports(cells, module, used):
                     found[(alias.asname or alias.name).split(".")[0]] = (origin, name)
             elif exported and isinstance(node, ast.FunctionDef | ast.ClassDef):
                 found[node.name] = (f"vae_course.{module}", node.name)
-            elif exported and isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-                found[node.targets[0].id] = (f"vae_course.{module}", node.targets[0].id)
+            elif exported and isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name | ast.Tuple):
+                for name in getattr(node.targets[0], "elts", node.targets[:1]):  # of `ONE, OTHER = …` both
+                    found[name.id] = (f"vae_course.{module}", name.id)
     needed = {found[name] for name in used & set(found)}
     plain = sorted(f"import {name}" for origin, name in needed if origin is None)
     origins = sorted({origin for origin, _ in needed if origin})
