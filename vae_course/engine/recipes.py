@@ -20,11 +20,11 @@ from .families import LIKELIHOODS, MODELS, OBJECTIVES
 from ..model import check_size
 from ..support import check_integer
 
-# %% ../../nbs/engine/12_recipes.ipynb #9c535df4
+# %% ../../nbs/engine/12_recipes.ipynb #9c535df3
 SCHEDULES = ("constant", "cosine")
 OUTPUT_BIASES = ("zero", "log_odds")
 
-
+# %% ../../nbs/engine/12_recipes.ipynb #9c535df4
 @dataclass(frozen=True)
 class Recipe:
     "Everything that a training run depends on, besides the data."
