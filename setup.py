@@ -19,10 +19,10 @@ setup(
     keywords=facts["keywords"].split(),
     license="Apache-2.0 AND CC-BY-SA-3.0",
     license_files=["LICENSE", "vae_course/datasets/README.md",
-                   "vae_course/explorer_assets/runtime/LICENSE"],
+                   "vae_course/live/explorer_assets/runtime/LICENSE"],
     packages=find_packages(include=["vae_course*"]),
-    package_data={"vae_course": ["datasets/*", "pretrained/*", "explorer_assets/*",
-                                 "explorer_assets/runtime/*"]},
+    package_data={"vae_course": ["datasets/*", "pretrained/*"],
+                  "vae_course.live": ["explorer_assets/*", "explorer_assets/runtime/*"]},
     python_requires=">=" + facts["min_python"],
     install_requires=facts["requirements"].split(),
     extras_require={

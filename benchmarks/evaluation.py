@@ -8,14 +8,14 @@ import statistics
 from common import log, machine, measure, median_ratio, options, save, summary
 from published import mnist, published_dataset, published_test_elbo, with_weights_of
 
-from vae_course.model import CVAE
-from vae_course.training import make_evaluate
+from vae_course.engine.families import FastCVAE
+from vae_course.engine.loop import make_evaluate
 
 
 def main():
     chosen, facts = options(__doc__).parse_args(), machine()
     _, x = mnist(1, 500 if chosen.quick else 10000)
-    model = CVAE(2, seed=0)
+    model = FastCVAE(2, seed=0)
     published, batches = with_weights_of(model), published_dataset(x)
     elbos, kept = {}, {}
 

@@ -10,7 +10,7 @@ from common import log, machine, measure, median_ratio, options, rounded, save, 
 from published import with_weights_of
 
 from vae_course.manifold import latent_grid, latent_image
-from vae_course.model import CVAE
+from vae_course.engine.families import FastCVAE
 
 DIGITS = 20  # along one axis, as in the tutorial
 
@@ -28,7 +28,7 @@ def one_by_one(model, digit_size=28) -> np.ndarray:
 
 def main():
     chosen, facts = options(__doc__).parse_args(), machine()
-    model = CVAE(2, seed=0)
+    model = FastCVAE(2, seed=0)
     published, pictures = with_weights_of(model), {}
 
     def tutorial():

@@ -49,12 +49,13 @@ def job(name: str, images: int = 0, batch: int = 0):
     import quiet  # noqa: F401
     from published import mnist
 
-    from vae_course.model import CVAE
+    from vae_course.engine.families import FastCVAE
     from vae_course.engine.recipes import Recipe
-    from vae_course.training import evaluate, fit
+    from vae_course.engine.loop import fit
+    from vae_course.training import evaluate
 
     if name == "evaluate":
-        evaluate(CVAE(2, seed=0), mnist(1, images)[1])
+        evaluate(FastCVAE(2, seed=0), mnist(1, images)[1])
     elif name != "import":
         x_train, x_test = mnist(images, 500)
         x_train = stream(images) if name.startswith("stream") else x_train

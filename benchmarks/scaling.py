@@ -14,7 +14,7 @@ from published import mnist
 
 from vae_course.engine.checkpoints import start_run
 from vae_course.engine.recipes import Recipe
-from vae_course.training import PORTION, make_run_steps, noisy_batches
+from vae_course.engine.loop import PORTION, make_run_steps, noisy_batches
 
 FULL = {"rounds": 5, "images": (1920, 3840, 7680, 15360, 30720, 60000),
         "batch_size": (8, 16, 32, 64, 128, 256), "batch_images": 7680,

@@ -12,7 +12,8 @@ from common import log, machine, options, rounded, save
 from published import as_ours, mnist, published_dataset, train
 
 from vae_course.engine.recipes import BEST, FAST
-from vae_course.training import evaluate, fit
+from vae_course.engine.loop import fit
+from vae_course.training import evaluate
 
 SEEDS = (0, 1, 2)
 

@@ -53,7 +53,7 @@ class Ours:
     def make(self, run, recipe):
         "A function that takes n steps."
         import tensorflow as tf
-        from vae_course.training import PORTION, make_run_steps, noisy_batches
+        from vae_course.engine.loop import PORTION, make_run_steps, noisy_batches
 
         strategy = tf.distribute.get_strategy()
         run_steps = make_run_steps(run, recipe, strategy)
@@ -245,10 +245,10 @@ class Limit:
 
     def __init__(self, images, batches):
         import quiet  # noqa: F401
-        from vae_course import speed
-        from vae_course.model import CVAE
+        from vae_course.engine import speed
+        from vae_course.engine.families import FastCVAE
 
-        self.speed, model = speed, CVAE(2, seed=0)
+        self.speed, model = speed, FastCVAE(2, seed=0)
         self.products = speed.matrix_products(model)
         self.flops, self.parameters = speed.training_flops(model), model.count_params()
         self.versions = {"tensorflow": version("tensorflow")}

@@ -26,7 +26,11 @@ import re
 import sys
 from pathlib import Path
 
-NBS = Path(__file__).parent.parent / "nbs"
+ROOT = Path(__file__).parent.parent
+NBS = ROOT / "nbs"
+sys.path.insert(0, str(ROOT / "tools"))
+
+import course  # noqa: E402
 
 # Numbers of the whole course, and the chapter where each comes from.
 KNOWN = {"784": "03_elbo", "60,000": "01_data", "10,000": "01_data", "70,000": "01_data", "45.53": "01_data",
@@ -85,7 +89,8 @@ def evidence(cells):
 
 @functools.cache
 def notebook(name):
-    return json.loads((NBS / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    (path,) = [path for path in course.find_notebooks(NBS) if path.stem == name]
+    return json.loads(path.read_text(encoding="utf-8"))["cells"]
 
 
 @functools.cache
@@ -95,10 +100,10 @@ def evidence_of(name):
 
 def chapters_named(paragraph):
     """The notebooks that a paragraph links to, or names by their number."""
-    numbers = re.findall(r"\b(\d\d[a-c]?)\b", " ".join(re.findall(r"[Cc]hapters? [\d abcndto,]+", paragraph)))
-    linked = re.findall(r"\]\((\w+)\.ipynb", paragraph)
-    return {path.stem for path in NBS.glob("*.ipynb")
-            if path.stem in linked or path.stem.split("_")[0] in numbers}
+    numbers = re.findall(r"\b\d\d\b", " ".join(re.findall(r"[Cc]hapters? [\d andto,]+", paragraph)))
+    linked = [Path(link).name for link in re.findall(r"\]\(([\w./-]+)\.ipynb", paragraph)]
+    return {path.stem for path in course.find_notebooks(NBS)
+            if path.stem in linked or course.number_of(path) in numbers}
 
 
 def backed(match, pool, before=""):
@@ -189,6 +194,6 @@ def unbacked(name):
 
 
 if __name__ == "__main__":
-    for notebook_name in sys.argv[1:] or sorted(path.stem for path in NBS.glob("*.ipynb")):
+    for notebook_name in sys.argv[1:] or [path.stem for path in course.notebooks()]:
         for number, where in unbacked(notebook_name):
             print(f"{notebook_name}: {number} in: {where[:200]}")

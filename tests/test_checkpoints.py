@@ -18,10 +18,12 @@ import children
 import numpy as np
 import pytest
 
-from vae_course import training
+from vae_course.engine import loop
 from vae_course.engine.checkpoints import list_checkpoints, read_checkpoint, write_checkpoint
 from vae_course.data import preprocess_images
-from vae_course.training import Recipe, fit
+from vae_course.engine.images import Images
+from vae_course.engine.loop import fit
+from vae_course.engine.recipes import Recipe
 
 # Small filters: a step takes a millisecond. 200 steps an epoch make four portions of 50.
 QUICK = Recipe(epochs=2, batch_size=8, learning_rate=1e-3, filters=(4, 4))
@@ -250,7 +252,7 @@ def test_checkpoints_change_nothing(finished, few):
 
 
 def test_a_finished_run_is_returned_without_training(finished, few, folder, monkeypatch):
-    monkeypatch.setattr(training, "run_epoch", lambda *_: pytest.fail("it trains"))
+    monkeypatch.setattr(loop, "run_epoch", lambda *_: pytest.fail("it trains"))
     seen = []
     assert children.same(finished[1], run(SMALL, few, folder, callbacks=[lambda *args: seen.append(args)]))
     assert not seen and [path.read_bytes() for path in list_checkpoints(folder)] == [
@@ -260,7 +262,7 @@ def test_a_finished_run_is_returned_without_training(finished, few, folder, monk
 @pytest.mark.parametrize(("name", "value"), [
     ("epochs", 3), ("batch_size", 16), ("optimizer", "nadam"), ("learning_rate", 2e-3), ("beta_1", 0.8),
     ("beta_2", 0.95), ("schedule", "constant"), ("warmup", 10), ("estimator", "closed_form"),
-    ("output_bias", "log_odds"), ("seed", 1), ("latent_dim", 3), ("filters", (4, 8)),
+    ("objective", "iwae"), ("output_bias", "log_odds"), ("seed", 1), ("latent_dim", 3), ("filters", (4, 8)),
 ])
 def test_another_recipe_is_refused(few, folder, name, value):
     other = replace(SMALL, **{name: value} | ({"warmup": 0} if name == "schedule" else {}))
@@ -298,7 +300,7 @@ def test_a_run_goes_on_from_the_end_of_an_epoch(finished, few, folder):
 
 def test_a_checkpoint_that_cannot_be_written_is_noticed_before_any_work(few, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("mine")
-    monkeypatch.setattr(training, "run_epoch", lambda *_: pytest.fail("it trains"))
+    monkeypatch.setattr(loop, "run_epoch", lambda *_: pytest.fail("it trains"))
     with pytest.raises(OSError, match="cannot write the checkpoint .*/file/run/step-000000000.npz"):
         run(SMALL, few, tmp_path / "file" / "run")
 
@@ -309,7 +311,7 @@ def test_a_resumed_run_notices_a_read_only_folder_before_any_work(finished, few,
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(os, "replace", fail)
-    monkeypatch.setattr(training, "run_epoch", lambda *_: pytest.fail("it trains"))
+    monkeypatch.setattr(loop, "run_epoch", lambda *_: pytest.fail("it trains"))
     assert children.same(finished[1], run(SMALL, few, folder))
     (folder / "step-000000150.npz").unlink()
     before = [path.read_bytes() for path in list_checkpoints(folder)]
@@ -337,8 +339,9 @@ def test_a_disk_that_fills_up_in_the_middle_stops_the_run_and_more_room_ends_it(
 
 # --- Kills ---------------------------------------------------------------------------------------
 
-# Two runs, each killed ten times: at a point of the program that a generator draws, or at a moment that it draws.
-KILLED = [QUICK, replace(QUICK, schedule="cosine", warmup=30, estimator="closed_form", output_bias="log_odds", seed=3)]
+# Runs that are killed ten times each: at a point of the program that a generator draws, or at a moment that it draws.
+ELBO = [QUICK, replace(QUICK, schedule="cosine", warmup=30, estimator="closed_form", output_bias="log_odds", seed=3)]
+OTHERS = [replace(QUICK, model="conditional"), replace(QUICK, objective="iwae", samples=5)]
 # A child passes three points when it writes its first checkpoint and five or six for each 50 steps after that, of
 # which there are eight. So most children go on a little, and a run seldom ends before its ten kills.
 FARTHEST = 12
@@ -372,11 +375,11 @@ def set_trap(n, connection):
             point("before a deletion")
         unlink(path, missing_ok)
 
-    def trace(function, model):
-        traced = make_trace(function, model)
+    def trace(function, model, *labels):
+        traced = make_trace(function, model, *labels)
 
-        def evaluated(x, eps):
-            terms = traced(x, eps)
+        def evaluated(*batch):
+            terms = traced(*batch)
             point("evaluation")
             return terms
 
@@ -392,9 +395,9 @@ def set_trap(n, connection):
         return portion
 
     savez, move, unlink = np.savez, os.replace, Path.unlink
-    make_trace, make_steps = training.trace, training.make_run_steps
+    make_trace, make_steps = loop.trace, loop.make_run_steps
     np.savez, os.replace, Path.unlink = write, rename, delete
-    training.trace, training.make_run_steps = trace, make_run_steps
+    loop.trace, loop.make_run_steps = trace, make_run_steps
 
 
 def set_clock(count, connection):
@@ -407,7 +410,7 @@ def set_clock(count, connection):
         def portion(batches, n):
             left[0] -= 1
             if left[0] == 0:
-                run_steps(batches, training.tf.constant(0))  # trace now, so that the steps begin at once
+                run_steps(batches, loop.tf.constant(0))  # trace now, so that the steps begin at once
                 connection.send("a moment")
             elif left[0] < 0:
                 time.sleep(children.PATIENCE)
@@ -415,13 +418,14 @@ def set_clock(count, connection):
 
         return portion
 
-    make_steps, training.make_run_steps = training.make_run_steps, make_run_steps
+    make_steps, loop.make_run_steps = loop.make_run_steps, make_run_steps
 
 
 def child_fit(connection, recipe, images, folder=None, set_death=None, number=None):
     """Runs in a child: `fit`, with a checkpoint after each portion of steps."""
     if set_death:
         set_death(number, connection)
+    images = [Images(*x) if isinstance(x, tuple) else x for x in images]  # (x, labels)
     model, history = fit(recipe, *images, verbose=False, checkpoint_dir=folder, checkpoint_seconds=0)
     connection.send((model.get_weights(), history))
 
@@ -449,29 +453,33 @@ def fit_in_danger(recipe, images, folder, rng, log):
     return None
 
 
-def fit_through_kills(recipe, images, folder, rng):
-    """Kill ten children; the folders and results of all runs that came to their end, and a log."""
+def fit_through_kills(recipe, images, folder, rng, kills):
+    """Kill so many children; the folders and results of all runs that came to their end, and a log."""
     results, log = [], []
-    while len(log) < 10:
+    while len(log) < kills:
         place, result = folder / f"run-{len(results)}", None
         place.mkdir(parents=True)
-        while result is None and len(log) < 10:
+        while result is None and len(log) < kills:
             result = fit_in_danger(recipe, images, place, rng, log)
         results.append((place, result or children.finish(children.start(child_fit, recipe, images, place))))
     return results, log
 
 
-def test_a_run_killed_twenty_times_ends_like_one_that_was_left_alone(images, tmp_path):
+@pytest.mark.parametrize("recipes", [ELBO, OTHERS], ids=["elbo", "conditional and iwae"])
+def test_a_run_killed_twenty_times_ends_like_one_that_was_left_alone(images, mnist, tmp_path, recipes):
     seed = int(os.environ.get("KILL_SEED", 0))  # another number draws other points
+    kills = int(os.environ.get("KILLS", 10))  # of each of the two runs
+    labels = mnist[0][1][:1600], mnist[1][1][:600]
+    images = tuple(zip(images, labels, strict=True))
     with ThreadPoolExecutor() as pool:  # the recipes side by side, in children of their own
-        jobs = [pool.submit(fit_through_kills, recipe, images, tmp_path / str(i), np.random.default_rng([seed, i]))
-                for i, recipe in enumerate(KILLED)]
+        jobs = [pool.submit(fit_through_kills, recipe, images, tmp_path / str(i), np.random.default_rng([seed, i]), kills)
+                for i, recipe in enumerate(recipes)]
         uninterrupted = [pool.submit(lambda job: children.finish(children.start(*job)), (child_fit, recipe, images))
-                         for recipe in KILLED]
-    for recipe, job, alone in zip(KILLED, jobs, uninterrupted, strict=True):
+                         for recipe in recipes]
+    for recipe, job, alone in zip(recipes, jobs, uninterrupted, strict=True):
         results, log = job.result()
         print(*log, sep="\n")
-        assert len(log) == 10 and len(alone.result()[1]) == recipe.epochs
+        assert len(log) == kills and len(alone.result()[1]) == recipe.epochs
         for folder, result in results:
             assert children.same(result, alone.result())
             # The last three, and nothing left over from any kill.
@@ -482,7 +490,7 @@ def test_a_run_killed_twenty_times_ends_like_one_that_was_left_alone(images, tmp
 
 PROGRAM = """
 import pickle, sys
-from vae_course.training import fit
+from vae_course.engine.loop import fit
 recipe, images = pickle.load(sys.stdin.buffer)
 model, history = fit(recipe, *images, verbose=False)
 pickle.dump((model.get_weights(), history), sys.stdout.buffer)

@@ -12,7 +12,8 @@ import pytest
 import tensorflow as tf
 from click.testing import CliRunner
 
-from vae_course import cli, other_data
+from vae_course.engine import cli
+from vae_course.further import other_data
 from vae_course.engine.cli import main
 from vae_course.engine.recipes import Recipe
 from vae_course.engine.runs import load_run

@@ -18,10 +18,11 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
+import course  # noqa: E402
 import links  # noqa: E402
 
 WANTED = os.environ.get("COLAB_CHAPTERS", "").split()
-CHAPTERS = [path for path in sorted((ROOT / "nbs").glob("*.ipynb"))
+CHAPTERS = [path for path in course.notebooks()
             if WANTED == ["all"] or path.stem in WANTED]
 # What Colab brings besides Python and what the install cell installs.
 COLAB_BRINGS = ["ipykernel", "scikit-learn", "ipywidgets", "tensorboard", "scipy"]

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from vae_course import other_data
+from vae_course.further import other_data
 from vae_course.generation import image_grid, plot_images, plot_reconstructions
-from vae_course.further.likelihoods import LIKELIHOODS
+from vae_course.engine.families import LIKELIHOODS
 from vae_course.further.other_data import (
     DATASETS,
     FASHION_MNIST,

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vae_course import devices
+from vae_course.engine import devices
 from vae_course.engine.checkpoints import start_run
 from vae_course.data import preprocess_images
-from vae_course.training import Recipe, fit, noisy_batches
+from vae_course.engine.loop import fit, noisy_batches
+from vae_course.engine.recipes import Recipe
 
 # 489 images make 82 steps an epoch; the last batch has three images, two for one device and one
 # for the other.

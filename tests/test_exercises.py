@@ -13,6 +13,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "exercises"
+sys.path.insert(0, str(ROOT / "tools"))
+
+import course  # noqa: E402
+
 
 
 def load(path, name):
@@ -123,9 +127,9 @@ MISTAKES = [
     ("24_protocols", 3, "np.sqrt(np.sum(variances)) / len(g)", "np.sqrt(np.mean(variances))", "one image"),
     ("24_protocols", 3, "np.sqrt(np.sum(variances)) / len(g)", "np.sum(variances) / len(g)**2", "variance"),
     ("24_protocols", 4, "max(axis=1).mean", "mean", "not of the best"),
-    ("17_keras", 2, "images[epoch_order(len(images), 0, epoch)]", "images[epoch_order(len(images), 0, 1)]", "order of epoch 1"),
-    ("17_keras", 3, "np.repeat(x, weights, axis=0), np.repeat(eps, weights, axis=0)", "x, eps", "plain mean"),
-    ("17_keras", 4, "0.5 * (", "(", "½ missing"),
+    ("17_keras_fit", 2, "images[epoch_order(len(images), 0, epoch)]", "images[epoch_order(len(images), 0, 1)]", "order of epoch 1"),
+    ("17_keras_fit", 3, "np.repeat(x, weights, axis=0), np.repeat(eps, weights, axis=0)", "x, eps", "plain mean"),
+    ("17_keras_fit", 4, "0.5 * (", "(", "½ missing"),
     ("18_devices", 1, "np.sum(means * sizes) / np.sum(sizes)", "np.mean(means)", "same weight"),
     ("18_devices", 2, "(images % size or size)", "(images % size)", "last batch of 0"),
     ("18_devices", 2, "none_left(size) or ", "", "full batch can be too small"),
@@ -198,7 +202,7 @@ MISTAKES = [
     ("23_diagnosis", 2, "return 10", "return 2", "Would a third be useful"),
     ("23_diagnosis", 4, "model.fit(", "0 and model.fit(", "still near 0"),
     ("16_speed", 3, "learning_rate=rate, ", "", "the model should be worse than the mean image"),
-    ("17_keras", 1, 'return "y"', 'return "sample_weight"', "scale each image's loss"),
+    ("17_keras_fit", 1, 'return "y"', 'return "sample_weight"', "scale each image's loss"),
     ("26_larger", 1, "(36 * f + 1) * 4", "(36 * f + 1) * 2", "off by up to"),
     ("26_larger", 3, "tf.reduce_sum(out)", "tf.reduce_mean(out)", "gradient of the mean of the outputs"),
     ("27_other_data", 1, "mtime=1), gzip", "mtime=2), gzip", "What does a gzip header hold"),
@@ -230,8 +234,8 @@ MISTAKES = [
 
 def answers(path, solved):
     """{number: (answer, stub, check)} of a chapter, with solutions or stubs as answers."""
-    cells = ["".join(cell["source"]) for cell in maker.student_copy(ROOT / "nbs" / path.name, solved)["cells"]]
-    stubs = ["".join(cell["source"]) for cell in maker.student_copy(ROOT / "nbs" / path.name)["cells"]]
+    cells = ["".join(cell["source"]) for cell in maker.student_copy(course.path_of(path.stem), solved)["cells"]]
+    stubs = ["".join(cell["source"]) for cell in maker.student_copy(course.path_of(path.stem))["cells"]]
     found = {}
     for cell, stub, check in zip(cells, stubs, [*cells[1:], ""], strict=True):
         if match := re.match(r"# Exercise (\d+): answer", cell):
@@ -327,7 +331,7 @@ def student(tmp_path):
     with open(folder / "conftest.py", "a", encoding="utf-8") as file:
         file.write(trace)
     copy = json.loads((FOLDER / "checks.ipynb").read_text(encoding="utf-8"))
-    solved = maker.student_copy(ROOT / "nbs" / "checks.ipynb", solved=True)
+    solved = maker.student_copy(course.path_of("checks"), solved=True)
     for cell, right in zip(copy["cells"], solved["cells"], strict=True):
         if cell["id"] == "answer-1":
             cell["source"] = right["source"]

@@ -17,7 +17,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vae_course import explorer, sliders
+from vae_course.live import explorer, sliders
 from vae_course.live.explorer import (
     build_explorer,
     decoder_entries,
@@ -28,6 +28,7 @@ from vae_course.live.explorer import (
     serve,
 )
 from vae_course.manifold import encode_images
+from vae_course.engine.families import FastCVAE
 from vae_course.model import CVAE
 from vae_course.engine.recipes import SHORT
 from vae_course.reparameterization import draw_eps
@@ -161,7 +162,7 @@ def test_the_runtime_is_what_its_readme_says():
 ])
 def test_models_that_do_not_fit_are_refused(changes, message, some, tmp_path):
     with pytest.raises(ValueError, match=message):
-        build_explorer(CVAE(**changes), {}, *some, tmp_path / "page")
+        build_explorer(FastCVAE(**changes), {}, *some, tmp_path / "page")
     assert not list(tmp_path.iterdir())
 
 

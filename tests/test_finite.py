@@ -14,7 +14,10 @@ from vae_course.data import preprocess_images
 from vae_course.elbo import LOGIT_BOUND, bounded
 from vae_course.model import LOGVAR_BOUND, CVAE
 from vae_course.reparameterization import draw_eps
-from vae_course.training import Recipe, elbo_terms, fit, train_step
+from vae_course.elbo import elbo_terms
+from vae_course.engine.loop import fit
+from vae_course.engine.recipes import Recipe
+from vae_course.training import train_step
 
 LARGEST = float(np.finfo(np.float32).max)  # 3.4e38
 # Uniform in the logarithm, so that every magnitude is as likely as the next; both signs.

@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from vae_course.data import preprocess_images
 from vae_course.engine.devices import make_strategy
-from vae_course.model import CVAE, TEST_STEP
+from vae_course.engine.keras_fit import KerasCVAE as CVAE
+from vae_course.training import TEST_STEP
 from vae_course.reparameterization import draw_eps
 from vae_course.engine.runs import load_model, save_model
 from vae_course.training import evaluate, train_step

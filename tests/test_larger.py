@@ -1,5 +1,7 @@
 """Residual networks: shapes, identity, gradients, saving, and the rest of the course on top of them."""
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ from hypothesis import strategies as st
 
 from vae_course.elbo import elbo_terms
 from vae_course.truth.evaluation import log_marginal
+from vae_course.engine.loop import fit
+from vae_course.engine.recipes import Recipe
 from vae_course.further.larger import ResidualVAE, make_residual_decoder, make_wide_encoder, residual_block
 from vae_course.reparameterization import draw_eps
 from vae_course.engine.runs import load_model, save_model
@@ -88,6 +92,25 @@ def test_dropout_works_in_training_only(x):
     model.test_on_batch(x)
     plain = encode(x)[0].numpy()
     assert np.abs(seen[0] - plain).max() > 1e-3 and (seen[1] == plain).all()
+
+
+def test_the_engine_trains_it_with_dropout_and_resumes_bit_for_bit(x_test, tmp_path):
+    """The dropped features come from a generator whose state is in the checkpoints."""
+    recipe = Recipe(epochs=2, batch_size=32, learning_rate=1e-3, model="residual",
+                    sizes={"width": 16, "blocks": 1, "dropout": 0.5})
+
+    def stop(epoch, model, history):
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    whole = fit(recipe, x_test[:320], x_test[:50], verbose=False)
+    with pytest.raises(KeyboardInterrupt):
+        fit(recipe, x_test[:320], x_test[:50], [stop], verbose=False, checkpoint_dir=tmp_path)
+    resumed = fit(recipe, x_test[:320], x_test[:50], verbose=False, checkpoint_dir=tmp_path)
+    assert resumed[1] == whole[1] and isinstance(resumed[0], ResidualVAE)
+    assert all((a == b).all() for a, b in zip(whole[0].get_weights(), resumed[0].get_weights(), strict=True))
+    plain = fit(replace(recipe, sizes={"width": 16, "blocks": 1}), x_test[:320], x_test[:50], verbose=False)
+    assert plain[1] != whole[1]  # dropout does something
 
 
 def test_keras_fit_lowers_the_loss(x_test):

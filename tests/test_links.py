@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
+import course  # noqa: E402
 import links  # noqa: E402
 
 
@@ -17,7 +18,7 @@ import links  # noqa: E402
 def copy(tmp_path):
     """The files that links.py may change, in a folder of their own."""
     shutil.copytree(ROOT / "nbs", tmp_path / "nbs", ignore=shutil.ignore_patterns(".*", "images"))
-    for name in ("README.md", "settings.ini"):
+    for name in ("README.md", "settings.ini", "_quarto.yml"):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
 
@@ -49,9 +50,11 @@ def test_this_repository_is_in_step(copy):
 def test_one_line_names_the_repository(copy):
     name_repository(copy, "someone")
     links.main(copy)
-    for path in (copy / "nbs").glob("*.ipynb"):
+    assert len(course.notebooks(copy)) == len(course.notebooks()) > 30
+    for path in course.notebooks(copy):
         badge, install = cells(path)[1:3]
-        assert ("/github/someone/vae_course/blob/main/nbs/" + path.name) in badge["source"][0]
+        name = path.relative_to(copy).as_posix()  # with the folder of its part
+        assert f"/github/someone/vae_course/blob/main/{name})" in badge["source"][0]
         assert '"git+https://github.com/someone/vae_course@main"' in "".join(install["source"])
     readme = (copy / "README.md").read_text(encoding="utf-8")
     assert "https://github.com/someone/vae_course/actions/workflows/test.yml/badge.svg" in readme
@@ -78,7 +81,7 @@ def test_as_long_as_there_is_no_name_there_is_no_address():
     settings = links.read_settings(ROOT)
     if settings["user"]:
         pytest.skip("settings.ini names a repository")
-    for path in [*(ROOT / "nbs").glob("*.ipynb"), ROOT / "README.md"]:
+    for path in [*course.notebooks(), ROOT / "README.md"]:
         text = path.read_text(encoding="utf-8")
         assert "colab.research.google.com/github" not in text and "badge.svg" not in text, path.name
 
@@ -114,7 +117,7 @@ def test_a_linked_notebook_keeps_the_form_of_a_chapter_and_runs_in_nbdev(copy, m
     from execnb.shell import CaptureShell
     name_repository(copy, "someone")
     links.main(copy)
-    path = copy / "nbs" / "support.ipynb"
+    path = course.path_of("support", copy)
     for check in (test_repo.test_outputs_are_saved_and_clean, test_repo.test_code_cells_are_short,
                   test_repo.test_imports_stand_in_cells_of_their_own, test_repo.test_chapter_has_its_form,
                   test_repo.test_at_most_three_visible_code_cells_between_texts):

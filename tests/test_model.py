@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vae_course.model import CVAE, make_decoder, make_encoder, trace
+from vae_course.engine.loop import trace
+from vae_course.engine.families import FastCVAE
+from vae_course.engine.keras_fit import KerasCVAE
+from vae_course.model import CVAE, make_decoder, make_encoder
 from vae_course.reparameterization import draw_eps
 from vae_course.engine.runs import load_model, save_model
 
@@ -78,12 +81,13 @@ def test_a_trace_serves_any_batch(model, x_test):
         assert np.allclose(graph(x, eps), model(x, eps), atol=1e-5)  # float32
 
 
+@pytest.mark.parametrize("kind", [CVAE, FastCVAE, KerasCVAE])
 @pytest.mark.parametrize("sizes", [{"latent_dim": 2}, {"latent_dim": 16, "filters": (8, 12), "seed": 3}])
-def test_saved_and_loaded_model_is_equal(tmp_path, x, sizes):
-    model = CVAE(**sizes)
+def test_saved_and_loaded_model_is_equal(tmp_path, x, sizes, kind):
+    model = kind(**sizes)
     save_model(model, tmp_path / "cvae.keras")
     loaded = load_model(tmp_path / "cvae.keras")
-    assert loaded.get_config() == model.get_config() and type(loaded) is CVAE
+    assert loaded.get_config() == model.get_config() and type(loaded) is kind
     assert (loaded(x).numpy() == model(x).numpy()).all()
     assert [path.name for path in tmp_path.iterdir()] == ["cvae.keras"]
 
@@ -133,7 +137,7 @@ def test_failed_save_keeps_the_old_file(tmp_path, model, monkeypatch):
     ({"filters": (32, 64, 128)}, ValueError, "two numbers"),
     ({"filters": 32}, ValueError, "two numbers"),
 ])
-@pytest.mark.parametrize("make", [CVAE, make_encoder, make_decoder])
+@pytest.mark.parametrize("make", [CVAE, FastCVAE, make_encoder, make_decoder])
 def test_sizes_that_make_no_network_are_refused(make, arguments, error, message):
     with pytest.raises(error, match=message):
         make(**arguments)

@@ -11,24 +11,24 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
-from vae_course.engine.checkpoints import start_run
 from vae_course.data import epoch_order
 from vae_course.elbo import elbo_terms
-from vae_course.truth.evaluation import iwae_bound, log_weights, sample_log_weights
-from vae_course.model import CVAE
+from vae_course.engine.checkpoints import start_run
+from vae_course.engine.families import OBJECTIVES, FastCVAE, Objective
+from vae_course.engine.images import Images
+from vae_course.engine.loop import fit
+from vae_course.engine.recipes import FAST
 from vae_course.further.objectives import (
     ConditionalVAE,
-    check_labels,
-    fit_conditional,
     information_gap,
-    iwae_loss,
+    iwae,
+    label_numbers,
     log_px_by_label,
-    minimise,
     mutual_information,
 )
-from vae_course.engine.recipes import FAST
 from vae_course.reparameterization import draw_eps
-from vae_course.training import compute_loss, fit
+from vae_course.training import compute_loss
+from vae_course.truth.evaluation import iwae_bound, log_weights, sample_log_weights
 
 FEW = replace(FAST, filters=(4, 8), max_steps=4, warmup=1, estimator="monte_carlo")
 
@@ -44,95 +44,72 @@ def grid(*counts):
     return np.stack(np.meshgrid(*map(np.arange, counts), indexing="ij"), axis=-1).reshape(-1, len(counts))
 
 
-# The loop.
+# Training by name.
 
-def test_loop_is_fit(x_test):
-    x = x_test[:100]  # four batches, the last one smaller; two epochs
-    recipe = replace(FEW, epochs=2, max_steps=0, batch_size=30)
-    _, history = fit(recipe, x, x[:5], verbose=False)
-    losses = minimise(compute_loss, start_run(recipe, x).model, recipe, (x,), (2,))
-    means = losses.reshape(2, 4).mean(axis=1)
-    # Same weights, order and noise; float32 sums in another order, which eight updates amplify.
-    assert np.allclose(means, [entry["train_loss"] for entry in history], rtol=1e-4)
+IWAE = replace(FEW, objective="iwae", samples=3)
+LABELLED = replace(FEW, model="conditional", sizes={"labels": 2})
 
 
 def test_a_run_is_a_function_of_its_recipe(x_test):
-    def train(recipe):
-        model = start_run(recipe, x_test[:100]).model
-        return minimise(iwae_loss, model, recipe, (x_test[:100],), (3, 2))
-
-    first, again, other = train(FEW), train(FEW), train(replace(FEW, seed=1))
-    assert np.array_equal(first, again) and not np.allclose(first, other)
+    first, again, other = (fit(recipe, x_test[:100], x_test[:5], verbose=False)[1]
+                           for recipe in (IWAE, IWAE, replace(IWAE, seed=1)))
+    assert first == again and first != other
 
 
 def test_one_sample_trains_as_the_elbo(x_test):
     x = x_test[:128]
-    by_elbo = minimise(compute_loss, start_run(FEW, x).model, FEW, (x,), (2,))
-    by_iwae = minimise(iwae_loss, start_run(FEW, x).model, FEW, (x,), (1, 2))
-    assert np.allclose(by_elbo, by_iwae, rtol=1e-4)
+    by_elbo, by_iwae = (fit(recipe, x, x[:5], verbose=False)[1] for recipe in (FEW, replace(IWAE, samples=1)))
+    assert np.isclose(by_elbo[-1]["train_loss"], by_iwae[-1]["train_loss"], rtol=1e-4)
 
 
-def test_rows_of_all_arrays_stay_together(x_test):
-    seen = []
+def test_labels_stay_with_their_images(x_test, monkeypatch):
+    seen, numbers = [], np.arange(100) % 10
 
-    def loss(model, x, number, eps):
-        tf.py_function(lambda *t: seen.append([a.numpy() for a in t]), (x, number), [])
-        return compute_loss(model, x, eps)
+    def bound(model, x, eps, recipe):
+        tf.py_function(lambda *t: seen.append([a.numpy() for a in t]), (x, model.y), [])
+        return elbo_terms(model, x, eps).elbo()
 
-    numbers = np.arange(100)
-    minimise(loss, start_run(FEW, x_test[:100]).model, FEW, (x_test[:100], numbers), (2,))
-    assert all(np.array_equal(x_test[rows], x) for x, rows in seen)
-    assert sorted(np.concatenate([rows for _, rows in seen])) == list(numbers)  # 4 steps: one epoch
+    monkeypatch.setitem(OBJECTIVES, "spy", Objective(bound, lambda recipe: (recipe.latent_dim,), ()))
+    recipe = replace(FEW, model="conditional", objective="spy")
+    fit(recipe, Images(x_test[:100], numbers), Images(x_test[:5], numbers[:5]), verbose=False)
+    order = epoch_order(100, recipe.seed, 1)
+    assert np.array_equal(np.concatenate([x for x, _ in seen]), x_test[:100][order])
+    assert np.array_equal(np.concatenate([y for _, y in seen]), numbers[order])  # 4 steps: one epoch
 
 
-def test_a_loss_that_overflows_is_an_error(x_test):
-    def loss(model, x, eps):
-        return compute_loss(model, x, eps) * np.inf
-
+def test_a_bound_that_overflows_is_an_error(x_test, monkeypatch):
+    monkeypatch.setitem(OBJECTIVES, "broken", Objective(
+        lambda model, x, eps, recipe: elbo_terms(model, x, eps).elbo() * np.inf, lambda recipe: (2,), ()))
     with pytest.raises(FloatingPointError, match="lower learning rate"):
-        minimise(loss, start_run(FEW, x_test[:50]).model, FEW, (x_test[:50],), (2,))
-
-
-def test_a_run_ends_at_the_first_loss_that_is_not_finite(x_test):
-    steps = []
-
-    def loss(model, x, eps):
-        number = tf.py_function(lambda: steps.append(0) or float(len(steps)), [], tf.float32)
-        return compute_loss(model, x, eps) / tf.cast(number < 3, tf.float32)
-
-    recipe = replace(FEW, epochs=3, max_steps=0)  # two steps in an epoch
-    with pytest.raises(FloatingPointError, match="became inf in epoch 2, step 2 of the run"):
-        minimise(loss, start_run(recipe, x_test[:50]).model, recipe, (x_test[:50],), (2,))
-    assert len(steps) == 3
+        fit(replace(FEW, objective="broken"), x_test[:50], x_test[:5], verbose=False)
 
 
 def test_a_larger_beta_gives_a_smaller_kl(x_test):
     x, y = x_test[:200], np.zeros(200, int)
-
-    def kl(vae):
-        terms = elbo_terms(vae, x, draw_eps(0, -1, (200, 2)))
-        return np.mean(terms.log_px_z - terms.elbo("closed_form"))
-
-    kls = []
+    images, kls = Images(x, y), []
     for beta in (1.0, 16.0):
         recipe = replace(FEW, epochs=20, max_steps=100, estimator="closed_form", beta=beta)
-        model = start_run(recipe, x).model
-        minimise(lambda m, x, eps, b=beta: compute_loss(m, x, eps, "closed_form", b), model, recipe, (x,), (2,))
-        conditional, _ = fit_conditional(recipe, x, y, labels=1)
-        kls.append([kl(model), kl(conditional.given(0))])
+        by_label = replace(recipe, model="conditional", sizes={"labels": 1})
+        kls.append([fit(r, images, images, verbose=False)[1][-1]["test_kl"] for r in (recipe, by_label)])
     assert all(0.1 < kl_1 and kl_16 < kl_1 / 10 for kl_1, kl_16 in zip(*kls, strict=True)), kls
 
 
 @pytest.mark.parametrize("estimator", ["monte_carlo", "closed_form"])
 def test_conditional_loss_is_that_of_the_recipe(x_test, estimator):
-    recipe = replace(FEW, epochs=1, max_steps=1, warmup=0, batch_size=50, estimator=estimator, beta=3.0)
+    recipe = replace(LABELLED, epochs=1, max_steps=1, warmup=0, batch_size=50, estimator=estimator, beta=3.0)
     x, y = x_test[:50], np.arange(50) % 2
-    _, losses = fit_conditional(recipe, x, y, labels=2)
-    model = ConditionalVAE(2, 2, recipe.filters, recipe.seed)
-    model.decoder.layers[-1].bias.assign(start_run(recipe, x).model.decoder.layers[-1].bias)
+    history = fit(recipe, Images(x, y), Images(x, y), verbose=False)[1]
+    model = start_run(recipe, Images(x, y)).model
     order = epoch_order(50, recipe.seed, 1)
     expected = compute_loss(model.given(y[order]), x[order], draw_eps(recipe.seed, 0, (50, 2)), estimator, 3.0)
-    assert np.isclose(losses[0], expected, rtol=1e-5)
+    assert np.isclose(history[0]["train_loss"], expected, rtol=1e-5)
+
+
+def test_the_test_elbo_of_a_conditional_model_is_that_of_its_labels(x_test):
+    x, y = x_test[:60], np.arange(60) % 2
+    model, history = fit(replace(LABELLED, seed=4), Images(x, y), Images(x, y), verbose=False)
+    terms = elbo_terms(model.given(y), x, draw_eps(4, -1, (60, 2)))
+    assert np.isclose(history[-1]["test_elbo"], np.mean(terms.elbo()), rtol=1e-5)
 
 
 # Mutual information.
@@ -206,10 +183,10 @@ def test_weights_agree_with_tensorflow_probability(pretrained, x):
 
 
 @pytest.mark.parametrize("k", [1, 2, 7])
-def test_loss_is_minus_the_bound_of_chapter_09(pretrained, x, k):
+def test_bound_is_that_of_the_chapter_on_evaluation(pretrained, x, k):
     eps = tf.stack([draw_eps(3, i, (k, 2)) for i in range(len(x))])
     expected = iwae_bound(log_weights(pretrained[0], x, k, seed=3), k).mean()
-    assert np.isclose(-iwae_loss(pretrained[0], x, eps), expected, rtol=1e-5)
+    assert np.isclose(np.mean(iwae(pretrained[0], x, eps)), expected, rtol=1e-5)
 
 
 @settings(max_examples=10, deadline=None)
@@ -218,17 +195,17 @@ def test_bound_is_above_the_mean_of_its_samples(pretrained, x, seed, k):
     """Jensen's inequality holds sample by sample, not only on average."""
     eps = draw_eps(seed, 0, (len(x), k, 2))
     log_w = sample_log_weights(pretrained[0], x, eps).numpy()
-    loss = float(iwae_loss(pretrained[0], x, eps))
+    loss = -float(np.mean(iwae(pretrained[0], x, eps)))
     assert -log_w.max(axis=1).mean() - 1e-3 <= loss <= -log_w.mean() + 1e-3
     shuffled = tf.reverse(eps, axis=[1])  # the order of the samples does not matter
-    assert np.isclose(loss, iwae_loss(pretrained[0], x, shuffled), rtol=1e-5)
+    assert np.isclose(-loss, np.mean(iwae(pretrained[0], x, shuffled)), rtol=1e-5)
 
 
 def test_gradient_is_the_weighted_sum_and_reaches_all_variables(pretrained, x):
     model, eps = pretrained[0], draw_eps(0, 0, (len(x), 6, 2))
     variables = model.trainable_variables
     with tf.GradientTape(persistent=True) as tape:
-        loss, log_w = iwae_loss(model, x, eps), sample_log_weights(model, x, eps)
+        loss, log_w = -tf.reduce_mean(iwae(model, x, eps)), sample_log_weights(model, x, eps)
         share = tf.stop_gradient(tf.nn.softmax(log_w, axis=1))
         by_hand = -tf.reduce_mean(tf.reduce_sum(share * log_w, axis=1))
     for a, b in zip(tape.gradient(loss, variables), tape.gradient(by_hand, variables), strict=True):
@@ -237,14 +214,14 @@ def test_gradient_is_the_weighted_sum_and_reaches_all_variables(pretrained, x):
 
 
 def test_gradient_agrees_with_a_finite_difference(x):
-    model, eps = CVAE(filters=(4, 8), seed=0), draw_eps(0, 0, (len(x), 4, 2))
+    model, eps = FastCVAE(filters=(4, 8), seed=0), draw_eps(0, 0, (len(x), 4, 2))
     bias = model.decoder.layers[-1].bias  # smooth in this variable, and the largest gradient
     with tf.GradientTape() as tape:
-        loss = iwae_loss(model, x, eps)
+        loss = -tf.reduce_mean(iwae(model, x, eps))
     slope, values = tape.gradient(loss, bias).numpy()[0], []
     for h in (0.05, -0.05):
         bias.assign([h])
-        values.append(float(iwae_loss(model, x, eps)))
+        values.append(-float(np.mean(iwae(model, x, eps))))
     # Error of the difference: h²/6 · third derivative (at most 784 · 0.1), and 1e-4 / 0.1 of rounding.
     assert abs((values[0] - values[1]) / 0.1 - slope) < 0.05**2 / 6 * 784 * 0.1 + 0.02
 
@@ -298,9 +275,10 @@ def test_labels_help_where_they_say_everything():
     """Two images, one for each label: with the label known, nothing is left for the code."""
     x = np.zeros((64, 28, 28, 1), np.float32)
     x[::2, 4:24, 4:14], x[1::2, 4:24, 14:24] = 1, 1
-    recipe = replace(FEW, epochs=60, max_steps=120, batch_size=32, estimator="closed_form", learning_rate=5e-3)
-    model, losses = fit_conditional(recipe, x, np.arange(64) % 2, labels=2)
-    assert losses[-1] < 20 < 200 < losses[0]
+    recipe = replace(LABELLED, epochs=60, max_steps=120, batch_size=32, estimator="closed_form", learning_rate=5e-3)
+    images = Images(x, np.arange(64) % 2)
+    model, history = fit(recipe, images, images, verbose=False)
+    assert -20 < history[-1]["test_elbo"] and history[0]["test_elbo"] < -100
     assert log_px_by_label(model, x[:2], 0.5).argmax(axis=1).tolist() == [0, 1]
 
 
@@ -317,28 +295,29 @@ def test_initial_weights_are_a_function_of_the_seed():
 
 
 @pytest.mark.parametrize(("call", "error", "message"), [
-    (lambda m, x: minimise(compute_loss, m, FEW, (x, x[:3]), (2,)), ValueError, r"same length, got \[8, 3\]"),
     (lambda m, x: mutual_information(np.zeros((4, 2)), np.zeros((4, 1)), grid(4)), ValueError, "latent_dim"),
     (lambda m, x: mutual_information(np.zeros((4, 2)), np.zeros((4, 2)), grid(5)), ValueError, "factors"),
     (lambda m, x: mutual_information(np.zeros((4, 2)), np.zeros((4, 2)), grid(4), 0), ValueError, "bins must be"),
     (lambda m, x: information_gap(np.zeros((1, 2)), grid(2, 2)), ValueError, "latent_dim of at least 2"),
-    (lambda m, x: iwae_loss(m, x, np.zeros((8, 2))), ValueError, r"eps must have shape \(batch, k, latent_dim\)"),
-    (lambda m, x: iwae_loss(m, x, np.zeros((7, 5, 2))), ValueError, r"here \(8, k, 2\), got \(7, 5, 2\)"),
-    (lambda m, x: iwae_loss(m, x, np.zeros((8, 5, 3))), ValueError, r"got \(8, 5, 3\)"),
-    (lambda m, x: iwae_loss(m, x * 0.5, np.zeros((8, 5, 2))), ValueError, "each pixel must be 0 or 1"),
+    (lambda m, x: iwae(m, x, np.zeros((8, 2))), ValueError, r"eps must have shape \(batch, k, latent_dim\)"),
+    (lambda m, x: iwae(m, x, np.zeros((7, 5, 2))), ValueError, r"here \(8, k, 2\), got \(7, 5, 2\)"),
+    (lambda m, x: iwae(m, x, np.zeros((8, 5, 3))), ValueError, r"got \(8, 5, 3\)"),
+    (lambda m, x: iwae(m, x * 0.5, np.zeros((8, 5, 2))), ValueError, "each pixel must be 0 or 1"),
     (lambda m, x: ConditionalVAE(labels=0), ValueError, "labels must be at least 1, got 0"),
     (lambda m, x: ConditionalVAE(latent_dim=0), ValueError, "latent_dim must be at least 1"),
-    (lambda m, x: check_labels([0, 10], 10), ValueError, "from 0 to 9, got 0 to 10"),
-    (lambda m, x: check_labels(-1, 10), ValueError, "from 0 to 9, got -1 to -1"),
-    (lambda m, x: check_labels(3.0, 10), TypeError, "labels must be integers, got float32"),
-    (lambda m, x: check_labels([[1]], 10), ValueError, r"shape \(batch,\), got \(1, 1\)"),
-    (lambda m, x: fit_conditional(FEW, x, [1.0] * 8), TypeError, "labels must be integers"),
-    (lambda m, x: fit_conditional(FEW, x, [1] * 7), ValueError, r"got \[8, 7\]"),
-    (lambda m, x: fit_conditional(FEW, x * 0.5, [1] * 8), ValueError, "each pixel must be 0 or 1"),
-    (lambda m, x: fit_conditional(replace(FEW, likelihood="discretized_logistic"), x, [1] * 8), ValueError,
-     "choose the likelihood 'bernoulli', got 'discretized_logistic'"),
-    (lambda m, x: minimise(compute_loss, m, FEW, (x * 0.5,), (2,)), ValueError, "each pixel must be 0 or 1"),
-    (lambda m, x: minimise(compute_loss, m, FEW, (x * np.nan,), (2,)), ValueError, "got NaN"),
+    (lambda m, x: label_numbers([0, 10], 10), ValueError, "from 0 to 9, got 0 to 10"),
+    (lambda m, x: label_numbers(-1, 10), ValueError, "from 0 to 9, got -1 to -1"),
+    (lambda m, x: label_numbers(3.0, 10), TypeError, "labels must be integers, got float32"),
+    (lambda m, x: label_numbers([[1]], 10), ValueError, r"shape \(batch,\), got \(1, 1\)"),
+    (lambda m, x: Images(x, [1.0] * 8), TypeError, "labels must be integers"),
+    (lambda m, x: Images(x, [1] * 7), ValueError, r"labels must have shape \(8,\), one for each image, got \(7,\)"),
+    (lambda m, x: Images(x * 0.5, [1] * 8), ValueError, "each pixel must be 0 or 1"),
+    (lambda m, x: fit(replace(LABELLED, warmup=0), Images(x, [2] * 8), Images(x, [1] * 8)), ValueError, "from 0 to 1, got 2 to 2"),
+    (lambda m, x: fit(replace(LABELLED, warmup=0), Images(x, [1] * 8), Images(x, [-1] * 8)), ValueError, "from 0 to 1, got -1 to -1"),
+    (lambda m, x: fit(LABELLED, x, x), ValueError, "'conditional' needs a label for each image"),
+    (lambda m, x: replace(LABELLED, likelihood="discretized_logistic"), ValueError,
+     "likelihood has no meaning for the model 'conditional'"),
+    (lambda m, x: fit(FEW, x * np.nan, x), ValueError, "got NaN"),
     (lambda m, x: ConditionalVAE(2, filters=(4, 8)).given([0, 1, 1]).encode(x), ValueError,
      r"\(8, 28, 28, 1\), got labels of shape \(3,\)"),
     (lambda m, x: ConditionalVAE(2, filters=(4, 8)).given([1]).encode(x), ValueError, r"got labels of shape \(1,\)"),

@@ -36,7 +36,7 @@ def test_modules_import_only_what_pip_installs_with_them():
     declared = {re.match(r"[\w-]+", name).group().replace("-", "_")
                 for name in config["DEFAULT"]["requirements"].split()}
     declared |= {"PIL"} if "pillow" in declared else set()
-    for path in (ROOT / "vae_course").glob("*.py"):
+    for path in (ROOT / "vae_course").rglob("*.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             names = ([alias.name for alias in node.names] if isinstance(node, ast.Import)
                      else [node.module] if isinstance(node, ast.ImportFrom) and not node.level else [])
@@ -54,7 +54,7 @@ def test_wheel_works_from_an_empty_folder(tmp_path):
         names = archive.namelist()
         archive.extractall(tmp_path / "site")
     for name in ("datasets/mnist.npz", "datasets/README.md", "pretrained/tutorial.keras",
-                 "pretrained/tutorial.json", "cli.py"):
+                 "pretrained/tutorial.json", "data.py", "engine/cli.py"):
         assert f"vae_course/{name}" in names
     assets = ROOT / "vae_course" / "live" / "explorer_assets"
     for path in assets.rglob("*"):

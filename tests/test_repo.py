@@ -8,13 +8,15 @@ from pathlib import Path
 
 import prose_numbers
 import pytest
+from prose_numbers import course
 
 ROOT = Path(__file__).parent.parent
-NOTEBOOKS = sorted((ROOT / "nbs").glob("*.ipynb"))
+NBS, PACKAGE = ROOT / "nbs", ROOT / "vae_course"
+NOTEBOOKS = course.notebooks(ROOT)  # in reading order
 # Pages that are no chapters: nothing to recapitulate, no exercises.
 PAGES = {"index", "glossary", "teaching"}
 CHAPTERS = [path for path in NOTEBOOKS if path.stem not in PAGES]
-MODULES = sorted(path for path in (ROOT / "vae_course").glob("*.py") if path.stem[0] != "_")
+MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.stem[0] != "_")
 TEXTS = [*NOTEBOOKS, *ROOT.glob("*.md")]
 
 # The self-test asks questions all along.
@@ -93,7 +95,7 @@ def test_chapter_has_its_form(path):
     assert "## Recap" in text
     assert "you can" in text
     assert "## Exercises" in text or path.stem == "selftest"
-    assert re.search(r"(Next: |Back to |next|appendix).*\]\(\w+\.ipynb\)", text[-400:])
+    assert re.search(r"(Next: |Back to |next|appendix).*\]\([\w./]+\.ipynb\)", text[-400:])
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, **by_name)
@@ -215,7 +217,7 @@ def minutes(path, without=()):
         if cell["cell_type"] == "code":
             body = ast.parse(re.sub(r"^[%!].*$", "", text, flags=re.M)).body
             shown = any(not isinstance(node, ast.Import | ast.ImportFrom) for node in body)
-            folded = re.search(r"^#\| ?(hide|default_exp|code-summary)", text, flags=re.M)
+            folded = re.search(r"^#\| ?(hide|default_exp|code-summary|folded)", text, flags=re.M)
             cost = 1.5 * ('"Answer' in text) + 0.5 * (shown and not folded)
             total += cost * (section not in without)
             continue
@@ -235,9 +237,9 @@ def minutes_said(path):
 
 def tables_of_start_page():
     """(notebook, cells of its row) for each row that begins with a link to a chapter."""
-    text = prose(ROOT / "nbs" / "index.ipynb")
+    text = prose(NBS / "index.ipynb")
     rows = [re.split(r" *(?<!\\)\| *", line.strip("| ")) for line in text.splitlines() if line.startswith("| [")]
-    return [(ROOT / "nbs" / re.search(r"\]\((\w+\.ipynb)\)", row[0]).group(1), row) for row in rows]
+    return [(NBS / re.search(r"\]\(([\w./]+\.ipynb)\)", row[0]).group(1), row) for row in rows]
 
 
 @pytest.mark.parametrize("path", CHAPTERS, **by_name)
@@ -260,6 +262,11 @@ def test_time_of_a_chapters_code_is_one_of_a_few_phrases_and_was_measured(path):
     assert measured.get(path.stem, 0) <= TIMES[said.group(1)]
 
 
+def stems_linked(text):
+    """The notebooks that a text links to, from whatever folder."""
+    return {Path(link).stem for link in re.findall(r"\]\(([\w./]+\.ipynb)", text)}
+
+
 def test_start_page_lists_every_chapter_with_its_minutes_and_what_comes_before():
     rows = {path: row for path, row in tables_of_start_page() if len(row) == 5}
     assert list(rows) == CHAPTERS
@@ -267,7 +274,18 @@ def test_start_page_lists_every_chapter_with_its_minutes_and_what_comes_before()
         assert int(row[4]) == minutes_said(path), path.stem
         if path in FULL_CHAPTERS:
             known = re.search(r"^\*\*Before\*\*: (.+)", source(cells(path)[0]), flags=re.M).group(1)
-            assert set(re.findall(r"\]\((\w+)", row[3])) == set(re.findall(r"\]\((\w+)", known)), path.stem
+            assert stems_linked(row[3]) == stems_linked(known), path.stem
+
+
+def test_readme_lists_every_notebook_with_its_module():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    modules = {path: name for name, path in exported().items()}
+    rows = re.findall(r"^\| \[([^]]*)\]\((nbs/[\w/]+\.ipynb)\) \| (.*?)\| ", text, flags=re.M)
+    assert [file for _, file, _ in rows] == [path.relative_to(ROOT).as_posix() for path in NOTEBOOKS
+                                             if path.stem != "index"]
+    for title, file, module in rows:
+        assert title.startswith(course.number_of(file)), title
+        assert module.strip(" `") == modules.get(ROOT / file, ""), file
 
 
 def test_paths_on_the_start_page_take_the_time_they_say():
@@ -279,8 +297,8 @@ def test_paths_on_the_start_page_take_the_time_they_say():
         assert set(left_out) <= set(headings), path.stem
         assert abs(int(row[2]) - minutes(path, [*left_out, "Exercises"])) <= 5, path.stem
     assert abs(sum(int(row[2]) for _, row in two_hours) - 120) <= 10
-    hours = sum(int(row[4]) for path, row in rows if len(row) == 5 and path.stem < "89") / 60
-    said = int(re.search(r"with their exercises: about (\d+) hours", prose(ROOT / "nbs" / "index.ipynb")).group(1))
+    hours = sum(int(row[4]) for path, row in rows if len(row) == 5 and course.number_of(path)) / 60
+    said = int(re.search(r"with their exercises: about (\d+) hours", prose(NBS / "index.ipynb")).group(1))
     assert abs(hours - said) <= 1
 
 
@@ -349,15 +367,184 @@ def test_modules_are_short(path):
     assert len(path.read_text(encoding="utf-8").splitlines()) < 250
 
 
+def module_name(path):
+    """ "engine.recipes" for vae_course/engine/recipes.py."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+MODULE_NAMES = {module_name(path) for path in MODULES}
+PARTS = {name: name.partition(".")[0] if "." in name else "tutorial" for name in MODULE_NAMES}
+PARTS |= {"support": "ground", "contracts": "ground", "engine.cli": "command"}
+# The floors of the house: of which other parts a part may import. The command may import all, and nobody imports it.
+MAY_IMPORT = {"ground": {"ground"}, "tutorial": {"ground", "tutorial"}}
+MAY_IMPORT |= {part: {"ground", "tutorial", "engine", "truth"} for part in ("engine", "truth")}
+MAY_IMPORT |= {part: {"ground", "tutorial", "engine", "truth", "further", "live", "beyond"}
+               for part in ("further", "live", "beyond")}
+MAY_IMPORT |= {"appendix": {"ground", "tutorial", "appendix"}, "command": set(PARTS.values()) - {"command"}}
+
+
+def named(text, level, package):
+    """The modules that `text` with so many dots before it means inside a package of the library, as a list."""
+    if level == 0:
+        text = text.removeprefix("vae_course.") if text.startswith("vae_course.") else "-"
+    elif base := package[:len(package) - (level - 1)]:
+        text = ".".join([*base, *filter(None, [text])])
+    return [text] if text in MODULE_NAMES else []
+
+
+def imports(path):
+    """(the modules that a module imports, those that it names in a tuple LATER of strings).
+
+    An import inside a function counts, and so does a module's name in a string, for it can have no other use.
+    """
+    tree, package = ast.parse(path.read_text(encoding="utf-8")), path.relative_to(PACKAGE).parts[:-1]
+    tuples = [node.value for node in ast.walk(tree) if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple)
+              and ast.unparse(node.targets[0]) == "LATER"]
+    listed = {id(item) for node in tuples for item in node.elts}
+    found, later = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found.update(name for alias in node.names for name in named(alias.name, 0, package))
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            found.update(named(module, node.level, package))
+            for alias in node.names:  # from ..further import likelihoods
+                found.update(named(".".join(filter(None, [module, alias.name])), node.level, package))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            dots, text = re.fullmatch(r"(\.*)(.*)", node.value, flags=re.S).groups()
+            (later if id(node) in listed else found).update(named(text, len(dots), package))
+    return found, later
+
+
+def test_imports_of_every_form_are_seen(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
+    (tmp_path / "engine").mkdir()
+    path = tmp_path / "engine" / "new.py"
+    path.write_text("""from ..data import load_mnist
+from .recipes import SHORT
+import vae_course.model
+class Lazy:
+    LATER = ("vae_course.further.likelihoods", ".devices")
+    OTHER = ("vae_course.support", "elbo")
+
+def late():
+    "As vae_course.elbo does."
+    from ..truth import evaluation
+    from vae_course.live.sliders import digit_png
+    return import_module("..manifold", __name__), import_module("vae_course.training"), "data", "vae_course.nothing"
+""", encoding="utf-8")
+    assert imports(path) == ({"data", "engine.recipes", "model", "truth.evaluation", "live.sliders", "manifold", "training",
+                              "support"},
+                             {"further.likelihoods", "engine.devices"})
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_modules_import_nothing_of_a_higher_floor(path):
+    name = module_name(path)
+    found, later = imports(path)
+    if name == "engine.families":
+        # Who registers a model family, an objective or a likelihood imports `families`. So that a name in a recipe
+        # is found before anybody has imported its module, `families` knows the modules of `further` to look in, by
+        # name, and imports them when it is asked for a name that it does not know. Nothing else may do so.
+        assert later and {PARTS[module] for module in later} <= {"further", "beyond"}
+    else:
+        found |= later
+    wrong = {module for module in found if PARTS[module] not in MAY_IMPORT[PARTS[name]]}
+    assert not wrong, f"{PARTS[name]} stands below {sorted(wrong)}"
+    assert name != "contracts" or found <= {"support"}
+    assert name != "support" or not found
+
+
+def exported():
+    """{module: its notebook}, in reading order."""
+    found = {}
+    for path in NOTEBOOKS:
+        for cell in cells(path, "code"):
+            if match := re.search(r"^#\| default_exp ([\w.]+)", source(cell), flags=re.M):
+                assert match.group(1) not in found, path
+                found[match.group(1)] = path
+    return found
+
+
+def test_every_module_has_its_notebook_and_the_notebook_its_place():
+    found = exported()
+    assert set(found) == MODULE_NAMES
+    for name, path in found.items():
+        part = path.parent.name
+        own = re.sub(r"^\d\d_", "", path.stem)
+        top = part == "tutorial" or PARTS[name] == "ground"
+        assert name == (own if top else f"{part}.{own}"), path
+        assert PARTS[name] != "ground" or part == "appendix"
+
+
 def test_modules_import_only_earlier_chapters():
-    order = [re.search(r"^#\| default_exp (\w+)", source(cell), flags=re.M).group(1)
-             for path in CHAPTERS for cell in cells(path, "code") if "default_exp" in source(cell)]
-    assert {path.stem for path in MODULES} == set(order)
+    order = list(exported())
     for path in MODULES:
-        # nbdev writes imports of the library's own modules in relative form.
-        imported = re.findall(r"^\s*from \.(\w+) import", path.read_text(encoding="utf-8"), flags=re.M)
-        assert imported or order.index(path.stem) == 0 or path.stem in ("reparameterization", "layers", "checks")
-        assert all(order.index(name) < order.index(path.stem) for name in imported), path.name
+        name = module_name(path)
+        if PARTS[name] not in ("ground", "command"):
+            late = [other for other in imports(path)[0] if PARTS[other] != "ground" and order.index(other) >= order.index(name)]
+            assert not late, f"{name} imports {late}"
+
+
+def test_parts_are_folders_with_a_twin_in_the_package():
+    parts = {path.parent.name for path in NOTEBOOKS if path.parent != NBS}
+    assert all(path.parent.parent == NBS for path in NOTEBOOKS if path.parent != NBS)
+    twins = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert parts - {"tutorial"} == twins  # the tutorial's modules are the top of the package
+    assert (NBS / "index.ipynb").exists() and [path for path in NOTEBOOKS if path.parent == NBS] == [NBS / "index.ipynb"]
+
+
+def test_chapters_have_one_sequence_of_numbers_in_reading_order():
+    there = {path.relative_to(NBS).as_posix() for path in NOTEBOOKS} | {"api.qmd"}
+    listed = [file for _, file, _ in course.sidebar(ROOT)]
+    assert sorted(listed) == sorted(there)
+    stems = [path.stem for path in NOTEBOOKS]
+    assert len(set(stems)) == len(stems), "exercises, links and results call a notebook by its stem alone"
+    numbers = [course.number_of(path) for path in NOTEBOOKS if path.parent.name not in ("nbs", "appendix")]
+    assert numbers == [f"{n:02}" for n in range(1, len(numbers) + 1)]
+    assert not any(re.match(r"\d", path.stem) for path in NOTEBOOKS if path.parent.name in ("nbs", "appendix"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, **by_name)
+def test_folded_cells_are_folded_in_jupyterlab_too(path):
+    """On the site, `#| folded` does it; in JupyterLab, the cell's metadata, which nbdev_clean keeps."""
+    for cell in cells(path, "code"):
+        mark = re.search(r"^#\| folded\b(.*)", source(cell), flags=re.M)
+        if mark:
+            assert len(mark.group(1).split()) >= 2 and len(mark.group(1)) <= 80, "say what it is"
+            assert cell["metadata"].get("jupyter", {}).get("source_hidden") is True, mark.group()
+            assert "code-summary" not in source(cell)
+    settings = (ROOT / "settings.ini").read_text(encoding="utf-8")
+    assert re.search(r"^allowed_cell_metadata_keys *=.*\bjupyter\b", settings, flags=re.M)
+
+
+NUMBERED = [path for path in NOTEBOOKS if course.number_of(path)]
+
+
+@pytest.mark.parametrize(("path", "after"), list(zip(NUMBERED, NUMBERED[1:], strict=False)),
+                         ids=[path.stem for path in NUMBERED[:-1]])
+def test_a_chapter_leads_to_the_next(path, after):
+    last = source(cells(path, "markdown")[-1])
+    leads = re.search(r"^Next: .*?\[(\d\d)?[^]]*\]\(([\w./]+\.ipynb)\)", last, flags=re.M)
+    assert leads, last[-200:]
+    assert (path.parent / leads.group(2)).resolve().stem == after.stem
+    assert leads.group(1) in (None, course.number_of(after))
+
+
+@pytest.mark.parametrize("path", [path for path in NUMBERED if path.stem != "20_cli"], **by_name)
+def test_what_comes_before_a_chapter_comes_before_it(path):
+    """The command is the exception: it calls what later chapters build."""
+    known = re.search(r"^\*\*Before\*\*: (.+)", source(cells(path)[0]), flags=re.M).group(1)
+    numbers = {course.number_of(stem + ".ipynb") for stem in stems_linked(known)}
+    assert all(number < course.number_of(path) for number in numbers), known  # "" is an appendix
+
+
+@pytest.mark.parametrize("path", [path for path in TEXTS if path.stem != "CHANGELOG"], **by_name)
+def test_links_to_chapters_bear_their_numbers(path):
+    """`[05](…)`, `[05, Training](…)` and `chapter [05](…)` lead to chapter 05; and no number is one of old."""
+    for text, stem in re.findall(r"\[(\d\d)\b[^]]*\]\((?:[\w./]*/)?(\w+)\.ipynb", prose(path)):
+        assert text == course.number_of(stem), f"[{text}]({stem})"
+    assert not re.search(r"\b[Cc]hapters? (9\d|00|\d\d[abc])\b", prose(path))
 
 
 @pytest.mark.parametrize("path", TEXTS, **by_name)
@@ -365,7 +552,7 @@ def test_links_inside_the_repository_lead_somewhere(path):
     targets = re.findall(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"", prose(path))
     for target in (a or b for a, b in targets):
         # The site's build makes the explorer's page; tools/build_site.py checks links to it.
-        if re.match(r"https?:|#|data:|explorer/", target):
+        if re.match(r"https?:|#|data:|(\.\./)?explorer/", target):
             continue
         assert (path.parent / target.split("#")[0]).exists(), target
 
@@ -377,7 +564,7 @@ def test_pretrained_card_and_weights_are_listed():
 
 def test_figures_in_prose_about_seeds_match_the_saved_run():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    outputs = "".join("".join(out.get("text", "")) for cell in cells(ROOT / "nbs" / "05_training.ipynb", "code")
+    outputs = "".join("".join(out.get("text", "")) for path in NOTEBOOKS for cell in cells(path, "code")
                       for out in cell["outputs"])
     finals = re.search(r"seeds 0, 1, 2: \[(.*?)\]", outputs).group(1).split()
     for elbo in finals:

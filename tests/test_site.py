@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 import build_site  # noqa: E402
 import check_pages  # noqa: E402
+import course  # noqa: E402
 import links  # noqa: E402
 import preview  # noqa: E402
 
@@ -26,9 +27,10 @@ PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgG
 
 
 def processed(folder, *cells, name="page"):
-    """A notebook as nbdev leaves it: front matter first."""
-    front = nbformat.v4.new_raw_cell(f"---\ntitle: Title of {name}\noutput-file: {name}.html\n---\n")
+    """A notebook as nbdev leaves it: front matter first. In `name` there may be a folder."""
+    front = nbformat.v4.new_raw_cell(f"---\ntitle: Title of {name}\noutput-file: {Path(name).name}.html\n---\n")
     (folder / "images").mkdir(parents=True, exist_ok=True)
+    (folder / name).parent.mkdir(exist_ok=True)
     notebook = nbformat.v4.new_notebook(cells=[front, *cells])
     nbformat.write(notebook, folder / f"{name}.ipynb")
 
@@ -143,19 +145,75 @@ def test_a_solution_folds_with_its_output(tmp_path):
     assert "the answer" in folded and page.count("the answer") == 1
 
 
+def test_pages_lie_in_folders_and_find_each_other(tmp_path):
+    there = "[{0}](page.ipynb), [{1}](../one/page.ipynb#a-heading) ![a dot](../images/dot.png)\n\n## A heading"
+    processed(tmp_path / "processed", text("[down](two/other.ipynb#a-heading)\n\n## A heading"), figure(
+        '#| fig-cap: "A dot"\n#| fig-alt: "a dot"\nplot()'), name="top")
+    for name in ("one/page", "two/other"):
+        processed(tmp_path / "processed", text(there if name == "one/page" else there.replace("](page", "](other")),
+                  figure('#| fig-cap: "A dot"\n#| fig-alt: "a dot"\nplot()'), name=name)
+    (tmp_path / "processed" / "images" / "dot.png").write_bytes(b"")
+    assert faults_of(tmp_path, "top", "one/page", "two/other") == []
+    other = (tmp_path / "out" / "two" / "other.html").read_text(encoding="utf-8")
+    assert 'href="../one/page.html#a-heading"' in other and 'href="other.html"' in other
+    assert 'src="../figures/' in other and 'href="../preview.css"' in other and 'href="../top.html"' in other
+    assert build_site.report(tmp_path / "out", []) == 0
+    assert set(json.loads((tmp_path / "out" / "pages.json").read_text())) == {
+        "top.html", "one/page.html", "two/other.html"}
+
+
+def folded_page(tmp_path, mark):
+    """The processed cells of a notebook with a cell marked so, and with what nbdev makes of it and of its function."""
+    code = "def check(x):\n    return x"
+    shown = nbformat.v4.new_code_cell("#| echo: false\n#| output: asis\nshow_doc(check)", outputs=[
+        nbformat.v4.new_output("display_data", {"text/markdown": "### check\n\nSays whether."})])
+    cell = nbformat.v4.new_code_cell(f'#| code-fold: show\n#| code-summary: "Exported source"\n{code}')
+    processed(tmp_path / "_proc", shown, cell, name="part/02_page")
+    written = nbformat.v4.new_code_cell(f"#| exports\n{mark}\n{code}", id=cell.id)
+    (tmp_path / "nbs" / "part").mkdir(parents=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=[text("# Page\n\n> About it."), written]),
+                   tmp_path / "nbs" / "part" / "02_page.ipynb")
+    build_site.mend(tmp_path / "_proc", Path("part/02_page.ipynb"), {"user": "", "git_url": "", "branch": "main"})
+    return nbformat.read(tmp_path / "_proc" / "part" / "02_page.ipynb", as_version=4).cells[-2:]
+
+
+@pytest.mark.parametrize("words, summary", [
+    ("The check of a batch of images", "The check of a batch of images"),
+    ('The line "@pixels": what a pixel may be', r'The line \"\\@pixels\": what a pixel may be'),
+    ("The line “Before”", r'The line \"Before\"'),
+    ("Check of the grey images", "Check of the grey images"),  # no exercise's check, so no box
+])
+def test_a_folded_cell_is_folded_on_the_site(tmp_path, words, summary):
+    shown, cell = folded_page(tmp_path, f"#| folded {words}")
+    assert cell.source == f'#| code-fold: true\n#| code-summary: "{summary}"\ndef check(x):\n    return x'
+    said = preview.directives(cell)["code-summary"].replace(r"\@", "@")
+    assert said == words.replace("“", '"').replace("”", '"')
+    assert "### check" in shown.outputs[0].data["text/markdown"]  # the function's entry stays
+    shutil.move(tmp_path / "_proc", tmp_path / "processed")
+    assert faults_of(tmp_path, "part/02_page") == []
+    page = (tmp_path / "out" / "part" / "02_page.html").read_text(encoding="utf-8")
+    assert re.search(r"<details>\s*<summary>[^<]+</summary>(?:(?!</details>).)*<span[^>]*>def", page, flags=re.S)
+
+
+def test_other_exported_cells_stay_open(tmp_path):
+    _, cell = folded_page(tmp_path, "#| other mark")
+    assert cell.source.startswith('#| code-fold: show\n#| code-summary: "Exported source"\ndef check')
+
+
 @pytest.fixture(scope="module")
 def small_course(tmp_path_factory):
     """A course of two chapters, built by the command with a named and with no repository."""
     builds = {}
     for user in ("", "someone"):
         root = tmp_path_factory.mktemp("named" if user else "unnamed")
-        (root / "nbs").mkdir()
-        for name in ("support.ipynb", "selftest.ipynb", "02_reparameterization.ipynb", "_quarto.yml"):
-            shutil.copy(ROOT / "nbs" / name, root / "nbs")
+        for name in ("appendix/support.ipynb", "appendix/selftest.ipynb", "tutorial/02_reparameterization.ipynb",
+                     "_quarto.yml"):
+            (root / "nbs" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / "nbs" / name, root / "nbs" / name)
         shutil.copytree(ROOT / "nbs" / "images", root / "nbs" / "images")
         settings = (ROOT / "settings.ini").read_text(encoding="utf-8")
         (root / "settings.ini").write_text(re.sub(r"(?m)^user =.*$", f"user = {user}", settings), encoding="utf-8")
-        listed = ["support.ipynb", "selftest.ipynb", "api.qmd", "03_elbo.ipynb"]
+        listed = ["appendix/support.ipynb", "appendix/selftest.ipynb", "api.qmd", "tutorial/03_elbo.ipynb"]
         (root / "_quarto.yml").write_text(yaml.safe_dump({"website": {"sidebar": {"contents": listed}}}))
         done = subprocess.run([sys.executable, ROOT / "tools" / "build_site.py", "check", "--root", root],
                               capture_output=True, text=True)
@@ -166,23 +224,23 @@ def small_course(tmp_path_factory):
 def test_the_command_names_every_fault_and_fails(small_course):
     root, done = small_course[""]
     assert done.returncode == 1, done.stderr
-    assert "_quarto.yml: 02_reparameterization.ipynb is not in the sidebar" in done.stderr
-    assert "_quarto.yml: 03_elbo.ipynb does not exist" in done.stderr
-    assert "setup.html: link to 01_data.ipynb, which does not exist" in done.stderr
-    assert re.search(r"kB  setup\.html", done.stdout)
+    assert "_quarto.yml: tutorial/02_reparameterization.ipynb is not in the sidebar" in done.stderr
+    assert "_quarto.yml: tutorial/03_elbo.ipynb does not exist" in done.stderr
+    assert "support.html: link to ../tutorial/01_data.ipynb, which does not exist" in done.stderr
+    assert re.search(r"kB  appendix/support\.html", done.stdout)
 
 
 def test_what_nbdev_drops_from_the_first_cell_comes_back(small_course):
     root, _ = small_course[""]
-    cells = nbformat.read(root / "_proc" / "02_reparameterization.ipynb", as_version=4).cells
+    cells = nbformat.read(root / "_proc" / "tutorial" / "02_reparameterization.ipynb", as_version=4).cells
     front = yaml.safe_load(cells[0].source.strip().strip("-"))
     assert front["title"] == "02 The reparameterization trick"
     assert front["output-file"] == "reparameterization.html"
-    source = nbformat.read(ROOT / "nbs" / "02_reparameterization.ipynb", as_version=4).cells[0].source
+    source = nbformat.read(course.path_of("02_reparameterization"), as_version=4).cells[0].source
     assert source.split("\n\n", 2)[2] in cells[1].source
 
 
-@pytest.mark.parametrize("name", ["selftest", "02_reparameterization"])
+@pytest.mark.parametrize("name", ["appendix/selftest", "tutorial/02_reparameterization"])
 def test_solutions_checks_and_answers_are_boxes_that_fold(small_course, name):
     root, _ = small_course[""]
     there = nbformat.read(ROOT / "nbs" / f"{name}.ipynb", as_version=4).cells
@@ -213,9 +271,10 @@ See [`f`](page.html#f)."""
 
 
 @pytest.mark.parametrize("file, title, wanted", [
-    ("25_likelihoods.ipynb", "Likelihoods", "25 Likelihoods"),
-    ("probability.ipynb", "Appendix: the probability you need", "91 The probability you need"),
-    ("glossary.ipynb", "Glossary and notation", "Glossary and notation"),
+    ("further/25_likelihoods.ipynb", "Likelihoods", "25 Likelihoods"),
+    ("20_cli.ipynb", "The main job as a command", "20 The main job as a command"),
+    ("appendix/probability.ipynb", "Appendix: the probability you need", "The probability you need"),
+    ("appendix/glossary.ipynb", "Glossary and notation", "Glossary and notation"),
     ("index.ipynb", "vae_course", "vae_course"),
 ])
 def test_pages_are_called_as_the_text_calls_them(file, title, wanted):
@@ -223,12 +282,27 @@ def test_pages_are_called_as_the_text_calls_them(file, title, wanted):
 
 
 @pytest.mark.parametrize("user, wanted", [
-    ("", "the licence and x"),
-    ("someone", "[the licence](https://github.com/someone/vae_course/blob/main/LICENSE) and x"),
+    ("", "the licence and [x](../tutorial/x.ipynb)"),
+    ("someone", "[the licence](https://github.com/someone/vae_course/blob/main/LICENSE) and [x](../tutorial/x.ipynb)"),
 ])
 def test_links_to_files_that_are_no_pages(user, wanted):
     settings = {"user": user, "git_url": f"https://github.com/{user}/vae_course", "branch": "main"}
-    assert build_site.mend_links("[the licence](../LICENSE) and x", settings) == wanted
+    text = "[the licence](../../LICENSE) and [x](../tutorial/x.ipynb)"
+    assert build_site.mend_links(text, settings, "engine") == wanted
+    text = "[the licence](../LICENSE) and x"
+    assert build_site.mend_links(text, settings) == wanted.replace("[x](../tutorial/x.ipynb)", "x")
+
+
+@pytest.mark.parametrize("folder, wanted", [
+    ("", "[`Recipe`](engine/recipes.html#recipe)"),
+    ("engine", "[`Recipe`](recipes.html#recipe)"),
+    ("tutorial", "[`Recipe`](../engine/recipes.html#recipe)"),
+])
+def test_links_of_nbdev_lead_from_any_part_to_any_other(folder, wanted):
+    from vae_course._modidx import d
+    settings = {"user": "", "git_url": "", "branch": "main"}
+    base = d["settings"]["doc_host"] + d["settings"]["doc_baseurl"]
+    assert build_site.mend_links(f"[`Recipe`]({base}/engine/recipes.html#recipe.seed)", settings, folder) == wanted
 
 
 def test_functions_of_keras_do_not_lead_to_ours():
@@ -239,20 +313,22 @@ def test_functions_of_keras_do_not_lead_to_ours():
 
 def test_nothing_leads_to_a_command_as_if_it_were_a_function():
     settings = {"user": "", "git_url": "", "branch": "main"}
-    text = "[`explore`](cli.html#explore) and [`read_data`](cli.html#read_data)"
-    assert build_site.mend_links(text, settings) == "`explore` and [`read_data`](cli.html#read_data)"
+    text = "[`explore`](../engine/cli.html#explore), [`train`](cli.html#train) and [`read_data`](cli.html#read_data)"
+    assert build_site.mend_links(text, settings) == "`explore`, `train` and [`read_data`](cli.html#read_data)"
 
 
 def test_the_picture_of_a_badge_becomes_a_link():
     settings = {"user": "someone", "repo": "vae_course", "branch": "main", "git_url": "https://github.com/someone/vae_course"}
-    (badge,) = links.badge_cell("02_x.ipynb", settings)["source"]
+    (badge,) = links.badge_cell("part/02_x.ipynb", settings)["source"]
     assert build_site.mend_links(badge, settings) == (
-        "[Open in Colab](https://colab.research.google.com/github/someone/vae_course/blob/main/nbs/02_x.ipynb)")
+        "[Open in Colab](https://colab.research.google.com/github/someone/vae_course/blob/main/nbs/part/02_x.ipynb)")
 
 
 def test_without_a_name_no_page_has_an_address_of_the_repository(small_course):
     root, _ = small_course[""]
-    for path in [*(root / "_proc").glob("*.*"), *(root / "_site_check").glob("*.html")]:
+    texts = [path for path in (root / "_proc").rglob("*.*") if path.suffix in (".ipynb", ".qmd", ".yml")]
+    assert len(texts) == 6
+    for path in [*texts, *(root / "_site_check").rglob("*.html")]:
         words = path.read_text(encoding="utf-8")
         assert "github.io" not in words and "blob/main" not in words, path.name
     config = yaml.safe_load((root / "nbs" / "nbdev.yml").read_text())
@@ -265,7 +341,7 @@ def test_one_line_gives_every_page_its_addresses(small_course):
     assert config["site-url"] == "https://someone.github.io/vae_course"
     assert config["repo-url"] == "https://github.com/someone/vae_course"
     assert config["repo-subdir"] == "nbs"
-    page = (root / "_proc" / "02_reparameterization.ipynb").read_text(encoding="utf-8")
+    page = (root / "_proc" / "tutorial" / "02_reparameterization.ipynb").read_text(encoding="utf-8")
     assert "https://github.com/someone/vae_course/blob/main/vae_course/reparameterization.py#L" in page
     # Links inside the site stay inside, wherever it lies.
     assert "github.io" not in page and "(reparameterization.html#reparameterize)" in page
@@ -275,10 +351,10 @@ def test_the_api_page_has_every_exported_name_and_its_chapter(small_course):
     from vae_course import support
     root, _ = small_course[""]
     page = (root / "_proc" / "api.qmd").read_text(encoding="utf-8")
-    assert "Taught in [00 Set-up](support.ipynb)" in page
+    assert "Taught in [Set-up](appendix/support.ipynb)" in page
     for name in support.__all__:
         assert f"{{#support.{name}}}" in page
-        assert f"`{name}` is taught in [00 Set-up](support.ipynb#{name.lower()})" in page
+        assert f"`{name}` is taught in [Set-up](appendix/support.ipynb#{name.lower()})" in page
 
 
 def test_without_quarto_the_site_says_where_to_get_it(tmp_path):

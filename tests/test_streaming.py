@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from vae_course.engine.checkpoints import list_checkpoints
 from vae_course.data import preprocess_images
-from vae_course.training import Recipe, fit, noisy_batches
+from vae_course.engine.loop import fit, noisy_batches
+from vae_course.engine.recipes import Recipe
 
 RECIPE = Recipe(epochs=2, batch_size=8, learning_rate=1e-3, filters=(4, 4))
 N = 602  # 76 steps an epoch, 50 and 26; the last batch has two images
@@ -86,10 +87,10 @@ def test_a_stream_trains_and_goes_on_like_one_that_was_not_stopped(stream, few, 
 
 
 def test_a_stream_equals_the_array_it_comes_from_in_the_streams_order(images, few, monkeypatch):
-    from vae_course import data
+    from vae_course.engine import images as module
 
     streamed = run(from_generator(images), few)
-    monkeypatch.setattr(data, "epoch_order", lambda n, seed, epoch: np.arange(n))
+    monkeypatch.setattr(module, "epoch_order", lambda n, seed, epoch: np.arange(n))
     assert children.same(streamed, run(images, few))
 
 

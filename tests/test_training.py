@@ -7,21 +7,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vae_course import elbo, recipes, training
 from vae_course.data import preprocess_images
+from vae_course.elbo import elbo_terms
+from vae_course.engine.families import MODELS, Family
 from vae_course.manifold import encode_images
 from vae_course.model import CVAE
 from vae_course.engine.recipes import BEST, FAST, RECIPES, SHORT, TUTORIAL, Recipe, make_optimizer
 from vae_course.reparameterization import draw_eps
 from vae_course.engine.runs import load_run, recipe_from_card, save_run
-from vae_course.training import (
-    compute_loss,
-    elbo_terms,
-    evaluate,
-    fit,
-    make_train_step,
-    train_step,
-)
+from vae_course.engine.loop import fit, make_train_step
+from vae_course.training import compute_loss, evaluate, train, train_step
 
 
 @pytest.fixture(scope="module")
@@ -191,11 +186,47 @@ def test_a_recipe_that_makes_no_run_is_refused(change, error):
         replace(TUTORIAL, **change)
 
 
-def test_recipes_have_their_names_in_training_too():
+def test_recipes_have_their_names():
     assert RECIPES == {"tutorial": TUTORIAL, "short": SHORT, "fast": FAST, "best": BEST}
-    for name in ("Recipe", "TUTORIAL", "SHORT", "RECIPES", "elbo_terms", "ElboTerms", "ESTIMATORS"):
-        owner = elbo if hasattr(elbo, name) else recipes
-        assert getattr(training, name) is getattr(owner, name)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"model": "transformer"}, "model must be one of .*'conditional'.*got 'transformer'"),
+    ({"objective": "elbow"}, "objective must be one of .*'iwae'.*got 'elbow'"),
+    ({"samples": 5}, "samples has no meaning for the objective 'elbo'"),
+    ({"samples": 0}, "samples must be at least 1"),
+    ({"objective": "iwae", "beta": 2.0}, "beta has no meaning for the objective 'iwae'"),
+    ({"model": "residual", "filters": (8, 8)}, "filters has no meaning for the model 'residual'"),
+    ({"model": "residual", "likelihood": "continuous_bernoulli"}, "likelihood has no meaning"),
+    ({"sizes": {"width": 3}}, "the model 'convolutional' has no size 'width'"),
+    ({"model": "residual", "sizes": {"depth": 3}}, "the model 'residual' has no size 'depth'.*'width'"),
+])
+def test_names_that_make_no_run_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(TUTORIAL, **change)
+
+
+def test_the_plain_loop_and_the_engine_give_the_same_run(x_train, x_test):
+    """With the same layers: chapter 05's loop in Python, and the loop in the graph."""
+    MODELS.setdefault("plain", Family(lambda recipe, images: CVAE(2, recipe.filters, recipe.seed), ("filters",), (), False))
+    model, test = CVAE(2, (4, 8), seed=3), x_test[:100]
+    history = train(model, x_train[:500], test, epochs=2, batch_size=64, learning_rate=1e-3, seed=3)
+    recipe = Recipe(epochs=2, batch_size=64, learning_rate=1e-3, seed=3, filters=(4, 8), model="plain")
+    by_engine, engine_history = fit(recipe, x_train[:500], test, verbose=False)
+    # Two graphs of the same operations. The losses of an epoch are averaged in another precision.
+    for ours, theirs in zip(model.get_weights(), by_engine.get_weights(), strict=True):
+        assert np.allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+    for ours, theirs in zip(history, engine_history, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-6)
+
+
+def test_the_engine_with_its_faster_layer_follows_the_plain_loop(x_train, x_test):
+    """Its last layer adds in another order, which 16 steps amplify little."""
+    model = CVAE(2, (4, 8), seed=3)
+    history = train(model, x_train[:500], x_test[:100], epochs=2, batch_size=64, learning_rate=1e-3, seed=3)
+    recipe = Recipe(epochs=2, batch_size=64, learning_rate=1e-3, seed=3, filters=(4, 8))
+    engine_history = fit(recipe, x_train[:500], x_test[:100], verbose=False)[1]
+    assert [e["test_elbo"] for e in history] == pytest.approx([e["test_elbo"] for e in engine_history], rel=1e-4)
 
 
 def test_rate_rises_and_falls_as_the_recipe_says():

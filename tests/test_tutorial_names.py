@@ -9,7 +9,6 @@ from vae_course import (
     animation,
     checkpoints,
     data,
-    elbo,
     generation,
     manifold,
     model,
@@ -17,6 +16,7 @@ from vae_course import (
     runs,
     training,
 )
+from vae_course.engine.families import elbo
 
 SIGNATURES = [
     (data.preprocess_images, ["images"]),

@@ -11,10 +11,12 @@ import argparse
 import inspect
 import json
 import os
+import posixpath
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from importlib import import_module
 from pathlib import Path
 from types import FunctionType
@@ -22,6 +24,7 @@ from types import FunctionType
 import nbformat
 import yaml
 from check_pages import LIMIT, Page, check_pages, weigh_pages
+from course import find_notebooks, number_of, sidebar
 from links import read_settings
 from preview import directives, make_preview, pandoc
 
@@ -34,18 +37,6 @@ Get it from https://quarto.org/docs/get-started/ and run this again, or let the 
 TENSORFLOW = {"tensorflow.python.data.ops.dataset_ops.DatasetV2": "tf.data.Dataset",
               "tensorflow.python.distribute.distribute_lib.Strategy": "tf.distribute.Strategy",
               "tensorflow.python.framework.tensor.Tensor": "tf.Tensor"}
-
-
-def sidebar(root: Path) -> list:
-    """The entries of _quarto.yml's sidebar: (section or None, file, text or None)."""
-    website = yaml.safe_load((root / "_quarto.yml").read_text(encoding="utf-8"))["website"]
-    entries = []
-    for item in website["sidebar"]["contents"]:
-        section = item.get("section") if isinstance(item, dict) else None
-        for entry in item["contents"] if section else [item]:
-            entry = {"href": entry} if isinstance(entry, str) else entry
-            entries.append((section, entry["href"], entry.get("text")))
-    return entries
 
 
 def write_nbdev_yml(root: Path, settings: dict):
@@ -61,8 +52,11 @@ def write_nbdev_yml(root: Path, settings: dict):
     path.write_text(text, encoding="utf-8")
 
 
-def mend_links(text: str, settings: dict) -> str:
-    """Links that nbdev made: to pages of this site in relative form, to the source if it is online."""
+def mend_links(text: str, settings: dict, folder: str = "") -> str:
+    """Links that nbdev made: to pages of this site in relative form, to the source if it is online.
+
+    `folder` is the part of the course that the text stands in, "" for the top.
+    """
     from vae_course._modidx import d as index  # with the addresses of the last nbdev_export
     was = index["settings"]
     online = f"{settings['git_url']}/blob/{settings['branch']}/"
@@ -70,13 +64,20 @@ def mend_links(text: str, settings: dict) -> str:
         text = re.sub(r"\[source\]\(\S*?/blob/[^/]+/", f"[source]({online}", text)
     else:
         text = re.sub(r"\[source\]\([^)]*\)\{[^}]*\}\s*", "", text)
-    # Files of the repository outside of nbs/ are no pages.
-    text = re.sub(r"\[([^\]]*)\]\(\.\./([^)]*)\)", rf"[\1]({online}\2)" if settings["user"] else r"\1", text)
+    def lead_outside(link) -> str:
+        """Files of the repository outside of nbs/ are no pages."""
+        target = posixpath.normpath(posixpath.join(folder, link[2]))
+        if not target.startswith("../"):
+            return link[0]
+        return f"[{link[1]}]({online}{target.removeprefix('../')})" if settings["user"] else link[1]
+
+    text = re.sub(r"\[([^\]]*)\]\((\.\./[^)]*)\)", lead_outside, text)
     own = re.escape(was["doc_host"] + was["doc_baseurl"] + "/")
     # Only functions and classes have an anchor, so a method's link leads to its class.
-    text = re.sub(own + r"([\w-]+\.html#\w+)(?:\.\w+)?", r"\1", text)
+    text = re.sub(own + r"([\w/-]+\.html)(#\w+)(?:\.\w+)?",
+                  lambda link: posixpath.relpath(link[1], folder or ".") + link[2], text)
     # Commands have no entry (see `is_command`); what is called like one is meant, or its `--help` is on the page.
-    text = re.sub(r"\[(`[^`]+`)\]\(cli\.html#(?:main|train|evaluate_run|explore)\)", r"\1", text)
+    text = re.sub(r"\[(`[^`]+`)\]\((?:[\w./]+/)?cli\.html#(?:main|train|evaluate_run|explore)\)", r"\1", text)
     # nbdev takes Keras's functions for ours of the same name.
     text = re.sub(r"(Keras's (?:own )?)\[(`\w+`)\]\([^)]*\)", r"\1\2", text)
     # The picture of a Colab badge comes from another server; its link does as well.
@@ -85,42 +86,60 @@ def mend_links(text: str, settings: dict) -> str:
 
 def numbered(file: str, title: str) -> str:
     """A chapter's title with the number that the text calls it by; pages to look things up in have none."""
-    number = re.match(r"(?!9[56])(\d\d[a-z]?)_", file)
-    title = title.removeprefix("Appendix: ")  # the sidebar has a section of that name
-    return f"{number[1]} {title[0].upper()}{title[1:]}" if number else title
+    own = title.removeprefix("Appendix: ")  # the sidebar has a section of that name
+    title = own if own == title else own[0].upper() + own[1:]
+    return f"{number_of(file)} {title}".lstrip()
 
 
-def mend(path: Path, settings: dict):
-    """What nbdev leaves to be mended in a processed notebook."""
-    notebook = nbformat.read(path, as_version=4)
-    source = nbformat.read(path.parent.parent / "nbs" / path.name, as_version=4)
+def folded(cell) -> str:
+    """What a cell marked `#| folded TEXT` is, as the text of its fold; "" for other cells."""
+    mark = re.search(r"^#\| folded (.+)$", cell.source, flags=re.M)
+    return mark[1].strip().translate({ord("“"): '"', ord("”"): '"'}) if mark else ""
+
+
+def fold(cell, text: str):
+    """Let the site show a cell's code only when asked; nbdev shows what is exported unfolded."""
+    code = re.sub(r"^#\| code-(fold|summary).*\n", "", cell.source, flags=re.M)
+    text = text.replace("@", r"\@")  # Quarto reads markdown here, where @pixels would be a reference
+    cell.source = f"#| code-fold: true\n#| code-summary: {json.dumps(text, ensure_ascii=False)}\n{code}"
+
+
+def mend(processed: Path, file: Path, settings: dict):
+    """What nbdev leaves to be mended in a notebook of its folder `processed`, which lies beside nbs/."""
+    notebook = nbformat.read(processed / file, as_version=4)
+    folder = file.parent.as_posix().removeprefix(".")
+    source = nbformat.read(processed.parent / "nbs" / file, as_version=4)
+    folds = {cell.id: folded(cell) for cell in source.cells if cell.cell_type == "code" and folded(cell)}
     front = yaml.safe_load(notebook.cells[0].source.strip().strip("-"))
     # nbdev takes the title from the first cell and drops the rest of it; list items with a colon
     # become metadata. Here the rest comes back, and the title gets the number that the text uses.
     first = source.cells[0].source
     rest = re.sub(r"\A# .*\n+(?:> .*\n+)?", "", first + "\n\n")
-    front = {"title": numbered(path.name, front["title"]),
+    front = {"title": numbered(file.name, front["title"]),
              "description": front.get("description", ""), "output-file": front["output-file"]}
     notebook.cells[0].source = f"---\n{yaml.safe_dump(front, allow_unicode=True)}---\n"
     cells = [notebook.cells[0], nbformat.v4.new_markdown_cell(rest)]
     for cell in notebook.cells[1:]:
         if cell.cell_type == "markdown":
-            cell.source = mend_links(cell.source, settings)
+            cell.source = mend_links(cell.source, settings, folder)
         if is_command(cell):
             continue
         for output in cell.get("outputs", []):
             if "text/markdown" in output.get("data", {}):
-                output.data["text/markdown"] = tidy(mend_links(output.data["text/markdown"], settings))
+                output.data["text/markdown"] = tidy(
+                    mend_links(output.data["text/markdown"], settings, folder))
+        if cell.id in folds:  # nbdev drops directives that it does not know
+            fold(cell, folds[cell.id])
         # Solutions, checks and answers fold with their output; `code-fold` would leave the result in sight.
         title = directives(cell).get("code-summary", "") if cell.cell_type == "code" else ""
-        if title.startswith(("Solution", "Check", "Answer")):
+        if re.match(r"(Solution|Check|Answer) \d", title):
             cell.source = re.sub(r"^#\| code-(fold|summary).*\n", "", cell.source, flags=re.M)
             opening = f'::: {{.callout-tip collapse="true" icon="false" title="{title}"}}'
             cells += [nbformat.v4.new_markdown_cell(opening), cell, nbformat.v4.new_markdown_cell(":::")]
         else:
             cells.append(cell)
     notebook.cells = cells
-    nbformat.write(notebook, path)
+    nbformat.write(notebook, processed / file)
 
 
 def is_command(cell) -> bool:
@@ -148,7 +167,7 @@ def api_page(root: Path, settings: dict) -> str:
     for _, file, _ in sidebar(root):
         path = root / "nbs" / file
         text = path.read_text(encoding="utf-8") if path.exists() else ""
-        module_name = re.search(r"#\| default_exp (\w+)", text)
+        module_name = re.search(r"#\| default_exp ([\w.]+)", text)
         if not module_name:
             continue
         name, title = module_name[1], numbered(file, re.search(r'"# (.*?)(?:\\n)?"', text)[1])
@@ -171,7 +190,7 @@ def api_page(root: Path, settings: dict) -> str:
 
 def describe(value, module: str) -> str:
     """A constant, or a name that a module passes on."""
-    home = getattr(value, "__module__", "").rpartition(".")[2]
+    home = getattr(value, "__module__", "").removeprefix("vae_course.")
     if isinstance(value, type | FunctionType) and home != module:
         return f"The same as [{home}.{value.__name__}](#{home}.{value.__name__})."
     shown = repr(value)
@@ -183,7 +202,7 @@ def api_entry(shown, anchor: str, level: int) -> str:
     text = shown._repr_markdown_().removeprefix("---\n\n")
     # Equations have numbers on the page of their chapter only.
     text = re.sub(r"@eq-([\w-]+)", r"the equation \1", text)
-    title = anchor.split(".", 1)[1]
+    title = ".".join(anchor.split(".")[2 - level:])  # of a function its name, of a method its class too
     return re.sub(r"^#+ .*$", f"{'#' * level} {title} {{#{anchor}}}", text, count=1, flags=re.M)
 
 
@@ -192,8 +211,8 @@ def process(root: Path, settings: dict) -> Path:
     from nbdev.serve import proc_nbs
     write_nbdev_yml(root, settings)
     folder = proc_nbs(force=True, n_workers=0)  # TensorFlow is loaded here already, and quiet
-    for path in sorted(folder.glob("*.ipynb")):
-        mend(path, settings)
+    for path in find_notebooks(folder):
+        mend(folder, path.relative_to(folder), settings)
     (folder / "api.qmd").write_text(api_page(root, settings), encoding="utf-8")
     return folder
 
@@ -204,14 +223,13 @@ def build_explorer(out: Path):
     from vae_course.live.explorer import build_explorer as build
     from vae_course.engine.runs import load_pretrained
     grey, labels = load_mnist()[1]
-    shutil.rmtree(out / "explorer", ignore_errors=True)
     build(*load_pretrained(), preprocess_images(grey), labels, out / "explorer")
 
 
 def check_notebooks(root: Path) -> list[str]:
     """Every notebook has one place in the sidebar, and every place a notebook."""
     listed = [file for _, file, _ in sidebar(root)]
-    there = {path.name for path in (root / "nbs").glob("*.ipynb")} | {"api.qmd"}
+    there = {path.relative_to(root / "nbs").as_posix() for path in find_notebooks(root / "nbs")} | {"api.qmd"}
     return ([f"_quarto.yml: {name} is not in the sidebar" for name in sorted(there - set(listed))]
             + [f"_quarto.yml: {name} does not exist" for name in sorted(set(listed) - there)]
             + [f"_quarto.yml: {name} is there twice" for name in set(listed) if listed.count(name) > 1])
@@ -257,6 +275,8 @@ def main():
     os.chdir(root)  # nbdev looks for settings.ini from here
     settings = read_settings(root)
     faults = check_notebooks(root)
+    # The explorer first: the chapters' cells, which nbdev runs, give Keras the model's classes anew.
+    build_explorer(explorer := Path(tempfile.mkdtemp()))
     processed = process(root, settings)
     if arguments.what == "site":
         subprocess.run(["quarto", "render", "--no-cache"], cwd=processed, check=True)
@@ -266,7 +286,8 @@ def main():
     else:
         entries = [entry for entry in sidebar(root) if (processed / entry[1]).exists()]
         faults += make_preview(processed, out, entries, settings["title"]) + check_texts(root)
-    build_explorer(out)
+    shutil.move(explorer / "explorer", out)
+    explorer.rmdir()
     sys.exit(report(out, faults) > 0)
 
 

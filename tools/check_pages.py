@@ -78,7 +78,10 @@ def weigh_pages(folder: Path, pages: dict[Path, Page]) -> dict[str, int]:
     by itself; a browser test weighs it.
     """
     weights = {}
-    for path, page in ((path, page) for path, page in pages.items() if path.parent == folder.resolve()):
+    for path, page in pages.items():
+        name = path.relative_to(folder.resolve())
+        if name.parts[0] in ("explorer", "site_libs"):
+            continue
         files = {path} | {(path.parent / unquote(urlsplit(link).path)).resolve()
                           for tag, name, link in page.links
                           if (tag, name) in LOADED and tag != "iframe" and not urlsplit(link).scheme}
@@ -86,7 +89,7 @@ def weigh_pages(folder: Path, pages: dict[Path, Page]) -> dict[str, int]:
             files |= {(sheet.parent / urlsplit(link).path).resolve() for link in
                       re.findall(r"url\([\"']?([^\"')]+)", sheet.read_text(encoding="utf-8"))
                       if not link.startswith(("data:", "#"))}
-        weights[path.name] = sum(map(size_as_sent, files))
+        weights[name.as_posix()] = sum(map(size_as_sent, files))
     return weights
 
 

@@ -22,10 +22,10 @@ import nbformat
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parent.parent
-NBS = ROOT / "nbs"
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import common  # noqa: E402
+from course import notebooks  # noqa: E402
 
 
 def last_state(text: str) -> str:
@@ -89,7 +89,7 @@ def main():
     if arguments.slow and arguments.times:
         parser.error("--times measures the cells that are not slow; leave out one of the two options")
     facts, seconds = common.machine(), {}
-    for path in arguments.notebooks or sorted(NBS.glob("*.ipynb")):
+    for path in arguments.notebooks or notebooks():
         print(path.name, flush=True)
         seconds[path.stem] = round(execute(path, arguments.slow, write=not arguments.times), 1)
     if arguments.times:

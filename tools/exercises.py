@@ -4,16 +4,19 @@
 
 Under `## Exercises`, a chapter has for each task its text, a cell "Solution N" and a cell
 "Check N (P points)". The copy, exercises/CHAPTER.ipynb, has the text, the solution with the bodies of
-its functions removed, and the check. The folder is written over, unless somebody's answers are in it.
+its functions removed, and the check. The copies lie in one folder, whatever part a chapter belongs to.
+The folder is written over, unless somebody's answers are in it.
 """
 
 import ast
 import json
+import posixpath
 import re
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+from course import ROOT, notebooks
+
 SOLUTION = r'^#\| code-summary: "Solution (\d+)"'
 CHECK = r'^#\| code-summary: "Check (\d+) \((\d+) points?\)"'
 HELP = """# Exercises: {title}
@@ -81,9 +84,9 @@ def imports(cells, module, used):
                     for origin in origins]
 
 
-def text_for_students(text, equations):
-    """Chapter links lead to nbs/, and equations that the text refers to are written out below it."""
-    text = re.sub(r"\]\((\w+\.ipynb)", r"](../nbs/\1", text)
+def text_for_students(text, equations, folder):
+    """Links to chapters lead to nbs/, from `folder` there; equations referred to are written out below the text."""
+    text = re.sub(r"\]\(([\w./-]+\.ipynb)", lambda link: f"]({posixpath.normpath(f'{folder}/{link[1]}')}", text)
     labels = dict.fromkeys(re.findall(r"@(eq-[\w-]+)", text))
     text = re.sub(r"@(eq-[\w-]+)", r"(\1)", text)
     return text + "".join(f"\n\n$${equations[label]} \\tag{{{label}}}$$" for label in labels)
@@ -122,20 +125,21 @@ def student_copy(path: Path, solved: bool = False) -> dict | None:
     if not checked:
         return None
     given = [code(c) for c in programs if re.search(r"^#\| given$", source(c), flags=re.M)]
-    module = next((m.group(1) for c in programs if (m := re.search(r"default_exp (\w+)", source(c)))), None)
+    module = next((m.group(1) for c in programs if (m := re.search(r"default_exp ([\w.]+)", source(c)))), None)
     all_code = "\n".join(given + [task[key] for task in checked for key in ("solution", "check")])
     used = {node.id for node in ast.walk(ast.parse(all_code)) if isinstance(node, ast.Name)}
     text = "\n".join(source(c) for c in cells if c["cell_type"] == "markdown")
     equations = {label: body for body, label in re.findall(r"^\$\$(.+?)\$\$ \{#(eq-[\w-]+)\}", text, flags=re.M | re.S)}
     title = re.match(r"# (.*)", source(cells[0])).group(1)
+    link = f"../{path.relative_to(ROOT).as_posix()}"
     setup = ["from vae_course.support import quiet_tensorflow", "", "quiet_tensorflow()", "",
              *imports(programs, module, used)]
-    result = [cell("markdown", "title", HELP.format(title=title, link=f"../nbs/{path.name}", name=path.stem)),
+    result = [cell("markdown", "title", HELP.format(title=title, link=link, name=path.stem)),
               cell("code", "given", "\n".join(["# Given", *setup]))]
     result += [cell("code", f"given-{i}", f"# Given\n{text}") for i, text in enumerate(given, 1)]
     for task in tasks(cells):
         number = task["number"]
-        result.append(cell("markdown", f"text-{number}", text_for_students(task["text"], equations)))
+        result.append(cell("markdown", f"text-{number}", text_for_students(task["text"], equations, posixpath.dirname(link))))
         if "check" in task:
             answer = task["solution"] if solved else stub(task["solution"], number)
             points = f"{task['points']} point" + "s" * (task["points"] > 1)
@@ -148,7 +152,7 @@ def student_copy(path: Path, solved: bool = False) -> dict | None:
 
 def write(folder: Path, solved: bool = False):
     """Write the copies of all chapters, and remove those of chapters that are gone."""
-    copies = {path.name: student_copy(path, solved) for path in sorted((ROOT / "nbs").glob("*.ipynb"))}
+    copies = {path.name: student_copy(path, solved) for path in notebooks()}
     for old in folder.glob("*.ipynb"):
         for c in json.loads(old.read_text(encoding="utf-8"))["cells"]:
             if re.match(r"# Exercise \d+: answer", source(c)) and "raise NotImplementedError" not in source(c):

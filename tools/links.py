@@ -12,6 +12,8 @@ import re
 from configparser import ConfigParser
 from pathlib import Path
 
+from course import notebooks
+
 ROOT = Path(__file__).resolve().parent.parent
 BADGE, INSTALL = "colab-badge", "colab-install"  # the ids of the two cells
 MARKS = "<!-- links: begin -->", "<!-- links: end -->"
@@ -25,7 +27,7 @@ def read_settings(root: Path) -> dict:
 
 
 def badge_cell(name: str, settings: dict) -> dict:
-    """A markdown cell that opens this notebook in Colab."""
+    """A markdown cell that opens this notebook in Colab; `name` is its path below nbs/."""
     address = "https://colab.research.google.com"
     source = (f"[![Open in Colab]({address}/assets/colab-badge.svg)]({address}/github/"
               f"{settings['user']}/{settings['repo']}/blob/{settings['branch']}/nbs/{name})")
@@ -42,13 +44,13 @@ def install_cell(settings: dict) -> dict:
             "source": source}
 
 
-def link_notebook(path: Path, settings: dict):
-    """Put both cells behind the title, or take them out."""
+def link_notebook(path: Path, name: str, settings: dict):
+    """Put both cells behind the title, or take them out; `name` is the path below nbs/."""
     before = path.read_text(encoding="utf-8")
     notebook = json.loads(before)
     notebook["cells"] = [cell for cell in notebook["cells"] if cell["id"] not in (BADGE, INSTALL)]
     if settings["user"]:
-        notebook["cells"][1:1] = [badge_cell(path.name, settings), install_cell(settings)]
+        notebook["cells"][1:1] = [badge_cell(name, settings), install_cell(settings)]
     after = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
     if after != before:
         path.write_text(after, encoding="utf-8")
@@ -68,8 +70,8 @@ def link_readme(path: Path, settings: dict):
 
 def main(root: Path = ROOT):
     settings = read_settings(root)
-    for path in sorted((root / "nbs").glob("*.ipynb")):
-        link_notebook(path, settings)
+    for path in notebooks(root):
+        link_notebook(path, path.relative_to(root / "nbs").as_posix(), settings)
     link_readme(root / "README.md", settings)
     print(f"links to {settings['git_url']}" if settings["user"] else "no repository named: no links")
 

@@ -2,9 +2,11 @@
 
 import base64
 import html
+import posixpath
 import re
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -24,7 +26,7 @@ PAGE = """<!DOCTYPE html>
 <meta property="og:description" content="{description}">
 <meta property="og:site_name" content="{site}">
 <link rel="icon" href="data:,">
-<link rel="stylesheet" href="preview.css">
+<link rel="stylesheet" href="{top}preview.css">
 </head>
 <body>
 <div class="layout">
@@ -56,8 +58,8 @@ def pandoc(text: str, *options: str) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
-def code_markdown(cell, figures: Path) -> str:
-    """A code cell with its outputs, as Quarto would show them."""
+def code_markdown(cell, figures: Path, folder: str) -> str:
+    """A code cell with its outputs, as Quarto would show them; `folder` leads from the page to the figures."""
     options, parts = directives(cell), []
     lines = [line for line in cell.source.split("\n") if not line.startswith("#|")]
     if options.get("echo") != "False" and "".join(lines).strip():
@@ -77,7 +79,7 @@ def code_markdown(cell, figures: Path) -> str:
             file = figures / f"{cell.id}-{number}.{kind.split('/')[1].split('+')[0]}"
             content = data[kind]
             file.write_bytes(content.encode() if "svg" in kind else base64.b64decode(content))
-            parts.append(f'<figure><img src="figures/{file.name}" alt="'
+            parts.append(f'<figure><img src="{folder}/{file.name}" alt="'
                          f'{html.escape(options.get("fig-alt", ""))}" loading="lazy"><figcaption>\n\n'
                          f'{options.get("fig-cap", "")}\n\n</figcaption></figure>')
         elif "text/plain" in data:
@@ -85,16 +87,29 @@ def code_markdown(cell, figures: Path) -> str:
     return "\n\n".join(parts)
 
 
-def read_page(path: Path, figures: Path) -> tuple[dict, str]:
+def read_page(path: Path, figures: Path, folder: str) -> tuple[dict, str]:
     """Front matter and markdown of a processed notebook or .qmd file."""
     if path.suffix == ".ipynb":
         cells = nbformat.read(path, as_version=4).cells
-        parts = [code_markdown(cell, figures) if cell.cell_type == "code" else cell.source for cell in cells]
+        parts = [code_markdown(cell, figures, folder) if cell.cell_type == "code" else cell.source
+                 for cell in cells]
         text = "\n\n".join(parts)
     else:
         text = path.read_text(encoding="utf-8")
     front, text = re.match(r"---\n(.*?)\n---\s*(.*)", text, flags=re.S).groups()
     return yaml.safe_load(front), text
+
+
+def link(target: str, page: str) -> str:
+    """The way from one page of the site to another, or to a file."""
+    return posixpath.relpath(target, posixpath.dirname(page) or ".")
+
+
+def point(file: str, names: dict, match) -> str:
+    """A link of `file` to another notebook, as a link to that one's page."""
+    target = posixpath.normpath(posixpath.join(posixpath.dirname(file), match[1]))
+    to = link(names[target], names[file]) if target in names else match[1]
+    return f'href="{to}{match[2] or ""}"'
 
 
 def chapter_list(entries: list, titles: dict, names: dict, current: str) -> str:
@@ -104,7 +119,7 @@ def chapter_list(entries: list, titles: dict, names: dict, current: str) -> str:
         if section != last:
             parts.append(f"</ul><h2>{html.escape(section)}</h2><ul>")
         here = ' aria-current="page"' if file == current else ""
-        parts.append(f'<li><a href="{names[file]}"{here}>{html.escape(text or titles[file])}</a></li>')
+        parts.append(f'<li><a href="{link(names[file], names[current])}"{here}>{html.escape(text or titles[file])}</a></li>')
         last = section
     return "".join(parts) + "</ul>"
 
@@ -117,25 +132,26 @@ def make_preview(processed: Path, out: Path, entries: list, site: str) -> list[s
     shutil.copytree(processed / "images", out / "images")
     files, faults, bodies, fronts = [file for _, file, _ in entries], [], {}, {}
     for file in files:
-        fronts[file], text = read_page(processed / file, out / "figures")
+        fronts[file], text = read_page(processed / file, out / "figures", link("figures", file))
         bodies[file], warnings = pandoc(text, "--from=markdown", f"--lua-filter={TOOLS / 'preview.lua'}")
         faults += [f"{file}: {line}" for line in warnings.strip().split("\n") if line]
-    names = {file: fronts[file].get("output-file", Path(file).stem + ".html") for file in files}
+    names = {file: posixpath.join(posixpath.dirname(file), fronts[file].get("output-file", Path(file).stem + ".html"))
+             for file in files}
     titles = {file: fronts[file]["title"] for file in files}
     for twice in {name for name in names.values() if list(names.values()).count(name) > 1}:
         faults.append(f"{twice}: two notebooks have this page")
     for number, file in enumerate(files):
         around = []
         for word, other in (("Previous: ", number - 1), ("Next: ", number + 1)):
-            around.append(f'<a href="{names[files[other]]}">{word}{html.escape(titles[files[other]])}</a>'
+            around.append(f'<a href="{link(names[files[other]], names[file])}">{word}{html.escape(titles[files[other]])}</a>'
                           if 0 <= other < len(files) else "<span></span>")
-        body = re.sub(r'href="(\w+\.(?:ipynb|qmd))(#[^"]*)?"',
-                      lambda link: f'href="{names.get(link[1], link[1])}{link[2] or ""}"', bodies[file])
+        body = re.sub(r'href="([\w./-]+\.(?:ipynb|qmd))(#[^"]*)?"', partial(point, file, names), bodies[file])
         # What may scroll sideways must be reachable by keyboard.
         body = re.sub(r"<pre(?=[\s>])", '<pre tabindex="0"', body)
         body = body.replace("<table", '<div class="scroll" tabindex="0"><table').replace("</table>", "</table></div>")
+        (out / names[file]).parent.mkdir(exist_ok=True)
         (out / names[file]).write_text(PAGE.format(
-            title=html.escape(titles[file]), site=html.escape(site), body=body, previous=around[0],
+            title=html.escape(titles[file]), top=link("preview.css", names[file]).removesuffix("preview.css"), site=html.escape(site), body=body, previous=around[0],
             next=around[1], description=html.escape(fronts[file].get("description") or ""),
             chapters=chapter_list(entries, titles, names, file)), encoding="utf-8")
     return faults

@@ -148,9 +148,9 @@ READ = ContextVar("READ", default=False)  # whether an outer function has read t
 
 
 def pixels(
-    name: str = "x",  # of the argument that holds images
+    *names: str,  # of the arguments that hold images
 ) -> Callable:  # a decorator
-    """Declare an argument as images: what `check_images` raises, with the argument `levels`, or
+    """Declare arguments as images: what `check_images` raises, with the argument `levels`, or
     that of `self` or `model`, or else 2."""
     def declare(function):
         signature = inspect.signature(function)
@@ -162,8 +162,10 @@ def pixels(
             given.apply_defaults()
             owner = given.arguments.get("self", given.arguments.get("model"))
             levels = given.arguments.get("levels", getattr(owner, "levels", 2))
-            x = check_images(given.arguments[name], levels, values=not READ.get())
-            given.arguments[name], token = x, READ.set(True)
+            for name in names:
+                x = check_images(given.arguments[name], levels, values=not READ.get())
+                given.arguments[name] = x
+            token = READ.set(True)
             try:
                 return function(*given.args, **given.kwargs)
             finally:

@@ -30,13 +30,17 @@ from vae_course.live.sliders import digit_png
 pytest.importorskip("jupyterlab", reason="JupyterLab is not installed (lab extra)")
 api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (dev extra)")
 NBS = Path(__file__).parents[2] / "nbs"
+sys.path.insert(0, str(NBS.parent / "tools"))
+
+import course  # noqa: E402
+
 SLIDERS = "32_sliders"
 # A minute and more, each, on two cores.
 LONG = {"21_evaluation", "22_posterior", "23_diagnosis", "24_protocols", "16_speed", "18_devices", "26_larger",
         "28_variants", "29_objectives", "20_cli"}
 long = pytest.mark.skipif(os.environ.get("LAB_CHAPTERS") != "all", reason="computes for long; set LAB_CHAPTERS=all")
 NAMES = [pytest.param(path.stem, marks=[long] if path.stem in LONG else [])
-         for path in sorted(NBS.glob("*.ipynb")) if path.stem != SLIDERS]
+         for path in course.notebooks() if path.stem != SLIDERS]
 PATIENCE = 300  # seconds for one chapter on a busy machine; most take 10
 
 PANEL = "jupyterapp.shell.currentWidget"
@@ -77,7 +81,7 @@ def pictures(cells):
 
 def saved_cells(name):
     "The cells of a chapter that are opened here."
-    cells = json.loads((NBS / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    cells = json.loads(course.path_of(name).read_text(encoding="utf-8"))["cells"]
     return [cell for cell in cells if not is_slow(cell)]
 
 
@@ -100,7 +104,7 @@ def lab(tmp_path_factory):
     """The address of a JupyterLab on copies of the chapters, with settings of its own."""
     home = tmp_path_factory.mktemp("lab")
     shutil.copytree(NBS, home / "nbs", ignore=lambda folder, names: {n for n in names if n[0] in "._"})
-    for path in (home / "nbs").glob("*.ipynb"):
+    for path in course.find_notebooks(home / "nbs"):
         notebook = json.loads(path.read_text(encoding="utf-8"))
         notebook["cells"] = [cell for cell in notebook["cells"] if not is_slow(cell)]
         path.write_text(json.dumps(notebook), encoding="utf-8")
@@ -156,7 +160,7 @@ class Chapters:
         page = self.browser.new_page(viewport={"width": 1280, "height": 900})
         page.on("request", lambda request: None if re.match(r"(http|ws)://127\.0\.0\.1:|data:|blob:", request.url)
                 else self.outside.append(request.url))
-        page.goto(f"{self.url}doc/tree/{name}.ipynb")
+        page.goto(f"{self.url}doc/tree/{course.path_of(name).relative_to(NBS).as_posix()}")
         page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext?.ready")
         page.evaluate(READY)
         page.wait_for_function(FILLED)

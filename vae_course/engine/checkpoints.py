@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['checksum', 'write_checkpoint', 'list_checkpoints', 'read_checkpoint', 'get_state', 'set_state', 'is_chief', 'Keeper',
-           'Run', 'start_run', 'check_finite']
+           'Run', 'start_run', 'check_parts', 'check_finite']
 
 # %% ../../nbs/engine/13_checkpoints.ipynb #8ee5b801
 import io
@@ -19,9 +19,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ..data import count_images, first_images
-from ..further.likelihoods import LIKELIHOODS
-from ..model import CVAE, VAE
+from .families import LIKELIHOODS, MODELS, VAE
+from .images import Images
 from .recipes import Recipe, count_steps, make_optimizer
 from ..support import atomic_path
 
@@ -210,24 +209,30 @@ class Run:
 # %% ../../nbs/engine/13_checkpoints.ipynb #41ac1591
 def start_run(
     recipe: Recipe,
-    x_train: np.ndarray | tf.data.Dataset,  # images; their mean pixel may set the output bias
+    images: Images,  # to train on; their mean pixel may set the output bias
 ) -> Run:
     "Model and optimizer before the first step; ValueError if a device would get no image."
-    n, size = count_images(x_train), recipe.batch_size
+    images = Images.of(images, recipe.levels)
+    check_parts(len(images), recipe.batch_size)
+    model = MODELS[recipe.model].build(recipe, images)
+    if recipe.output_bias == "log_odds":
+        start = LIKELIHOODS[recipe.likelihood].start(images.first(1000))
+        model.output_bias.assign(np.broadcast_to(start, model.output_bias.shape))
+    optimizer = make_optimizer(recipe, count_steps(recipe, len(images))[1])
+    optimizer.build(model.trainable_variables)
+    return Run(model, optimizer)
+
+# %% ../../nbs/engine/13_checkpoints.ipynb #41ac1593
+def check_parts(
+    n: int,  # training images
+    size: int,  # of a batch
+):
+    "Raise ValueError if one of the devices would get no image of a batch."
     devices = tf.distribute.get_strategy().num_replicas_in_sync
     for name, batch in (("the last", n % size or size), ("a full", min(n, size))):
         if (devices - 1) * -(-batch // devices) >= batch:  # the others have taken all
             raise ValueError(f"{name} batch has {batch} of the {n} images, too few for {devices} "
                              f"devices; choose another batch_size than {size}.")
-    likelihood = LIKELIHOODS[recipe.likelihood]
-    images = first_images(x_train, 1000, likelihood.levels)
-    model = CVAE(recipe.latent_dim, recipe.filters, recipe.seed, images.shape[1:],
-                 recipe.likelihood)
-    if recipe.output_bias == "log_odds":
-        model.decoder.layers[-1].bias.assign(likelihood.start(images))
-    optimizer = make_optimizer(recipe, count_steps(recipe, n)[1])
-    optimizer.build(model.trainable_variables)
-    return Run(model, optimizer)
 
 # %% ../../nbs/engine/13_checkpoints.ipynb #259f368e
 def check_finite(run: Run, values: np.ndarray, epoch: int, keeper: Keeper, name="the loss"):

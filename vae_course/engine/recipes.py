@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'OUTPUT_BIASES', 'TUTORIAL', 'SHORT', 'FAST', 'BEST', 'RECIPES', 'Recipe', 'optimizer_class',
-           'check_recipe', 'count_steps', 'make_optimizer']
+           'check_recipe', 'check_meaning', 'count_steps', 'make_optimizer']
 
 # %% ../../nbs/engine/12_recipes.ipynb #77a50b48
 import inspect
@@ -15,7 +15,8 @@ import keras
 import numpy as np
 
 from ..elbo import ESTIMATORS
-from ..further.likelihoods import LIKELIHOODS
+from ..contracts import check_inside
+from .families import LIKELIHOODS, MODELS, OBJECTIVES
 from ..model import check_size
 from ..support import check_integer
 
@@ -43,7 +44,11 @@ class Recipe:
     seed: Annotated[int, "of the initial weights, the order of the images and the noise"] = 0
     latent_dim: Annotated[int, "length of the code z"] = 2
     filters: Annotated[tuple, "of the two convolutions in each network"] = (32, 64)
-    likelihood: Annotated[str, "of the pixels: " + ", ".join(LIKELIHOODS)] = "bernoulli"
+    likelihood: Annotated[str, "of the pixels"] = "bernoulli"
+    model: Annotated[str, "family of the networks"] = "convolutional"
+    sizes: Annotated[dict, "further sizes of that family, such as width=512"] = ()
+    objective: Annotated[str, "what training raises"] = "elbo"
+    samples: Annotated[int, "draws of z for each image, for the objective iwae"] = 1
 
     @property
     def levels(self):
@@ -51,6 +56,8 @@ class Recipe:
         return LIKELIHOODS[self.likelihood].levels
 
     def __post_init__(self):
+        # Pairs in order, so that equal recipes are equal, and a recipe can be a key.
+        object.__setattr__(self, "sizes", tuple(sorted(dict(self.sizes).items())))
         check_recipe(self)
 
 # %% ../../nbs/engine/12_recipes.ipynb #2b309f90
@@ -69,29 +76,36 @@ def optimizer_class(
 def check_recipe(recipe: Recipe):
     "Raise TypeError or ValueError unless every field of the recipe makes sense."
     check_size(recipe.latent_dim, recipe.filters)
-    for name, least in (("epochs", 0), ("batch_size", 1), ("max_steps", 0), ("warmup", 0),
-                        ("seed", 0)):
-        check_integer(name, getattr(recipe, name), least)
-    if recipe.seed >= 2**31:
-        raise ValueError(f"seed must be below 2³¹, got {recipe.seed}.")
-    if not 0 < recipe.learning_rate < np.inf:
-        raise ValueError(f"learning_rate must be positive, got {recipe.learning_rate}.")
-    if not 0 <= recipe.beta < np.inf:
-        raise ValueError(f"beta must be at least 0, got {recipe.beta}.")
-    choices = {"schedule": SCHEDULES, "estimator": ESTIMATORS, "output_bias": OUTPUT_BIASES,
-               "likelihood": tuple(LIKELIHOODS)}
+    least = {"epochs": 0, "batch_size": 1, "max_steps": 0, "warmup": 0, "seed": 0, "samples": 1}
+    for name, number in least.items():
+        check_integer(name, getattr(recipe, name), number)
+    intervals = {"seed": "[0, 2147483648)", "learning_rate": "(0, inf)", "beta": "[0, inf)",
+                 "beta_1": "[0, 1)", "beta_2": "[0, 1)"}
+    for name, interval in intervals.items():
+        check_inside(name, getattr(recipe, name), interval)
+    choices = {"schedule": SCHEDULES, "estimator": ESTIMATORS, "output_bias": OUTPUT_BIASES}
     for name, allowed in choices.items():
         if getattr(recipe, name) not in allowed:
             raise ValueError(f"{name} must be one of {allowed}, got {getattr(recipe, name)!r}.")
     if recipe.warmup and recipe.schedule == "constant":
         raise ValueError(f"warmup must be 0 with a constant schedule, got {recipe.warmup}.")
-    optimizer = optimizer_class(recipe.optimizer)
-    for name in ("beta_1", "beta_2"):
-        if not 0 <= getattr(recipe, name) < 1:
-            raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(recipe, name)}.")
-        known = name in inspect.signature(optimizer).parameters
-        if getattr(recipe, name) != getattr(Recipe, name) and not known:
-            raise ValueError(f"{name} has no meaning for the optimizer {recipe.optimizer!r}.")
+    check_meaning(recipe)
+
+# %% ../../nbs/engine/12_recipes.ipynb #42c1d60e
+def check_meaning(recipe: Recipe):
+    "Raise ValueError on an unknown name, and on a field that these names would ignore."
+    family, objective = MODELS[recipe.model], OBJECTIVES[recipe.objective]
+    LIKELIHOODS[recipe.likelihood]
+    known = inspect.signature(optimizer_class(recipe.optimizer)).parameters
+    readers = {"beta_1": ("optimizer", known), "beta_2": ("optimizer", known),
+               "filters": ("model", family.fields), "likelihood": ("model", family.fields),
+               "beta": ("objective", objective.fields), "samples": ("objective", objective.fields)}
+    for name, (owner, fields) in readers.items():
+        if getattr(recipe, name) != getattr(Recipe, name) and name not in fields:
+            raise ValueError(f"{name} has no meaning for the {owner} {getattr(recipe, owner)!r}.")
+    if unknown := sorted(set(dict(recipe.sizes)) - set(family.sizes)):
+        raise ValueError(f"the model {recipe.model!r} has no size {unknown[0]!r}; its sizes are "
+                         f"{family.sizes or 'filters and latent_dim only'}.")
 
 # %% ../../nbs/engine/12_recipes.ipynb #e28c237e
 def count_steps(

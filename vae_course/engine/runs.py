@@ -14,8 +14,8 @@ from pathlib import Path
 
 import keras
 
-from ..model import CVAE, VAE
 from .recipes import Recipe
+from ..model import CVAE
 from ..support import atomic_path, versions
 
 # %% ../../nbs/engine/15_runs.ipynb #a7e7cdd1
@@ -32,7 +32,7 @@ def save_model(
 # %% ../../nbs/engine/15_runs.ipynb #1ed9508b
 def load_model(
     path: str | Path,  # a file that `save_model` wrote
-) -> VAE:
+) -> CVAE:
     """The model in `path`.
 
     Raises FileNotFoundError if there is none, ValueError if the file is damaged or holds
@@ -45,7 +45,7 @@ def load_model(
     except Exception as error:
         raise ValueError(f"{path} is damaged or not a .keras file of this course; train and save "
                          f"the model again. Keras says: {error}") from error
-    if not isinstance(model, VAE):
+    if not isinstance(model, CVAE):
         raise ValueError(f"{path} holds a {type(model).__name__}, expected a VAE.")
     return model
 
@@ -79,7 +79,7 @@ def recipe_from_card(
 def load_run(
     folder: str | Path,
     name: str,  # of the two files, `name`.keras and `name`.json
-) -> tuple[VAE, dict]:  # the model and its card
+) -> tuple[CVAE, dict]:  # the model and its card
     """What `save_run` wrote.
 
     Raises FileNotFoundError if a file is missing, ValueError if one is damaged.
@@ -103,6 +103,6 @@ def load_run(
 # %% ../../nbs/engine/15_runs.ipynb #1acdc1b8
 def load_pretrained(
     name: str = "tutorial",  # of a recipe in `vae_course/pretrained`
-) -> tuple[VAE, dict]:  # the model and its card
+) -> tuple[CVAE, dict]:  # the model and its card
     "A trained model that comes with the package, and its card."
     return load_run(Path(str(files("vae_course") / "pretrained")), name)

@@ -13,11 +13,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ..model import VAE
+from ..model import CVAE
 
 # %% ../../nbs/engine/16_speed.ipynb #92515c8b
 def matrix_products(
-    model: VAE,  # made of dense layers, convolutions and transposed convolutions
+    model: CVAE,  # made of dense layers, convolutions and transposed convolutions
 ) -> list:  # of (layer name, m, k, n)
     "The matrix product of each layer's forward pass, for one image."
     products = []
@@ -37,7 +37,7 @@ def matrix_products(
 
 # %% ../../nbs/engine/16_speed.ipynb #da567cd7
 def training_flops(
-    model: VAE,
+    model: CVAE,
 ) -> int:  # for one image in one training step
     "FLOPs of the matrix products of a step: forward, weight gradients, input gradients."
     flops = [2 * m * k * n for _, m, k, n in matrix_products(model)]
@@ -73,7 +73,7 @@ def matmul_seconds(
 
 # %% ../../nbs/engine/16_speed.ipynb #555f9420
 def product_seconds(
-    model: VAE,
+    model: CVAE,
     batch_size: int,
 ) -> float:  # for one training step
     "The time of a step's matrix products alone, each in its own shape."
