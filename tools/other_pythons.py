@@ -34,7 +34,7 @@ def find_python(version: str) -> str | None:
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     places = [shutil.which(f"python{version}"), *sorted(pyenv.glob(f"versions/{version}.*/bin/python"))]
     for place in filter(None, places):
-        asked = subprocess.run([place, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"],
+        asked = subprocess.run([place, "-c", "import sys; print('{}.{}'.format(*sys.version_info))"],
                                capture_output=True, text=True)
         if asked.stdout.strip() == version:
             return str(place)
@@ -100,7 +100,7 @@ def try_version(version: str, wheel: Path, folder: Path) -> bool:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    this = "%d.%d" % sys.version_info[:2]
+    this = "{}.{}".format(*sys.version_info)
     parser.add_argument("versions", nargs="*", help="such as 3.12; default: all that the course allows but this one")
     versions = parser.parse_args().versions or [version for version in VERSIONS if version != this]
     with tempfile.TemporaryDirectory() as temporary, ThreadPoolExecutor(2) as pool:

@@ -2,7 +2,7 @@
 
     python tools/test_notebooks.py [--slow] [NAME ...]
 
-A NAME is a notebook's path or a part of it: 05_training, tutorial, nbs/truth/21_evaluation.ipynb. This
+A NAME is a notebook's path or a part of it: nbs/truth/21_evaluation.ipynb, 05_training, tutorial. This
 process loads the libraries, runs nothing of TensorFlow, and forks a child for each notebook, so that a
 notebook starts at once, shares nothing with another, and gives its memory back at its end. The child
 calls nbdev's own `test_nb`. Needs a system that can fork: Linux or macOS.
@@ -30,13 +30,17 @@ FORK = multiprocessing.get_context("fork")
 
 
 def find_notebooks(names: list[str]) -> list[Path]:
-    """The notebooks that nbdev_test would take, or those of them that a name is part of."""
+    """The notebooks that nbdev_test would take, or those that the names are the paths of, or parts of their paths."""
     every = sorted(path for path in NBS.rglob("*.ipynb")
                    if not any(part.startswith((".", "_")) for part in path.relative_to(NBS).parts))
+    found = {}
     for name in names:
-        if not any(name in str(path) for path in every):
-            sys.exit(f"{name} is part of no notebook's path in {NBS.relative_to(ROOT)}/")
-    return [path for path in every if not names or any(name in str(path) for name in names)]
+        path = Path(name).resolve()
+        matches = [path] if path.is_file() else [path for path in every if name in str(path.relative_to(ROOT))]
+        if not matches:
+            sys.exit(f"{name} is no notebook, and part of no path in {NBS.relative_to(ROOT)}/")
+        found.update(dict.fromkeys(matches))
+    return list(found) if names else every
 
 
 def longest_first(paths: list[Path]) -> list[Path]:
@@ -105,6 +109,11 @@ def run_all(paths: list[Path], flags: dict, workers: int) -> list[Path]:
     return failed
 
 
+def short(path: Path) -> str:
+    """A notebook's path for the eye."""
+    return str(path.relative_to(NBS) if path.is_relative_to(NBS) else path)
+
+
 def cpu_seconds() -> float:
     """Of all children that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -113,7 +122,7 @@ def cpu_seconds() -> float:
 
 def report(path: Path, exitcode: int, log: Path, seconds: tuple[float, float]):
     """A line for each notebook; of one that failed, all that it wrote."""
-    print(f"{'FAILED' if exitcode else 'passed'} {path.relative_to(NBS)}: {seconds[0]:.0f} s, "
+    print(f"{'FAILED' if exitcode else 'passed'} {short(path)}: {seconds[0]:.0f} s, "
           f"{seconds[1]:.0f} s of a processor", flush=True)
     if exitcode:
         print(log.read_text(encoding="utf-8", errors="replace"), file=sys.stderr)
@@ -134,7 +143,7 @@ def main():
     skip = settings["DEFAULT"]["tst_flags"].split()
     failed = run_all(paths, {"skip_flags": skip, "force_flags": ["slow"] * arguments.slow}, arguments.workers)
     if failed:
-        names = "\n\t".join(str(path.relative_to(NBS)) for path in sorted(failed))
+        names = "\n\t".join(short(path) for path in sorted(failed))
         sys.exit(f"\nnbdev Tests Failed On The Following Notebooks:\n{'=' * 50}\n\t{names}")
     print("Success.")
 
