@@ -12,10 +12,10 @@ from vae_course.engine.families import Bernoulli, LIKELIHOODS
 from vae_course.further.likelihoods import (
     ContinuousBernoulli,
     DiscretizedLogistic,
-    bits_per_dimension,
     continuous_bernoulli_mean,
     log_normaliser,
 )
+from vae_course.truth.diagnosis import bits_per_dimension
 from vae_course.engine.families import FastCVAE
 
 LEVELS = np.arange(256) / 255

@@ -38,7 +38,8 @@ def shapes(
                 given.arguments[name], dtype = tensor, tensor.dtype
             try:
                 return checked(*given.args, **given.kwargs)
-            except check_shapes.exceptions.ShapeMismatchError as error:
+            except (check_shapes.exceptions.ShapeMismatchError,
+                    tf.errors.InvalidArgumentError) as error:  # the second: no such axis
                 raise ValueError(str(error)) from None
 
         return call
