@@ -33,7 +33,8 @@ class Images:
     @classmethod
     def of(cls, source, levels=2):
         "`source` itself if it is an `Images` for these levels; else one made of it."
-        return check_levels(source, levels) if isinstance(source, cls) else cls(source, None, levels)
+        made = isinstance(source, cls)
+        return check_levels(source, levels) if made else cls(source, None, levels)
 
     def __len__(self):
         return int(self.source.cardinality()) if self.streamed else len(self.source)

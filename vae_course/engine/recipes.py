@@ -56,8 +56,7 @@ class Recipe:
         return LIKELIHOODS[self.likelihood].levels
 
     def __post_init__(self):
-        # Pairs in order, so that equal recipes are equal, and a recipe can be a key.
-        object.__setattr__(self, "sizes", tuple(sorted(dict(self.sizes).items())))
+        object.__setattr__(self, "sizes", tuple(sorted(dict(self.sizes).items())))  # so it hashes
         check_recipe(self)
 
 # %% ../../nbs/engine/12_recipes.ipynb #2b309f90
