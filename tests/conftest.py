@@ -1,4 +1,8 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share, and the choice of tests.
+
+Tests marked `long` run only with `--long` (`make test-all`, `.ci/run`), if `-m` chooses by marks, or if
+they are named on the command line.
+"""
 
 import pytest
 
@@ -11,6 +15,39 @@ import numpy as np  # noqa: E402
 from vae_course.data import load_mnist, preprocess_images  # noqa: E402
 from vae_course.model import CVAE  # noqa: E402
 from vae_course.engine.runs import load_pretrained  # noqa: E402
+
+LEFT_OUT = pytest.StashKey[int]()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="run the tests that are marked long, too")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave the long tests out, unless somebody asks for them."""
+    named = any("::" in argument for argument in config.args)
+    if config.getoption("--long") or config.getoption("-m") or named:
+        return
+    long = [item for item in items if item.get_closest_marker("long")]
+    items[:] = [item for item in items if not item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=long)
+    config.stash[LEFT_OUT] = len(long)
+
+
+def pytest_sessionfinish(session):
+    """A process of `pytest -n 2` tells the one that reports."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = session.config.stash.get(LEFT_OUT, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get("left_out", 0)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if count := config.stash.get(LEFT_OUT, 0):
+        terminalreporter.write_line(f"{count} long tests were left out; with --long they run too")
 
 
 @pytest.fixture(scope="session")

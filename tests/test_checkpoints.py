@@ -466,6 +466,7 @@ def fit_through_kills(recipe, images, folder, rng, kills):
 
 
 @pytest.mark.parametrize("recipes", [ELBO, OTHERS], ids=["elbo", "conditional and iwae"])
+@pytest.mark.long
 def test_a_run_killed_twenty_times_ends_like_one_that_was_left_alone(images, mnist, tmp_path, recipes):
     seed = int(os.environ.get("KILL_SEED", 0))  # another number draws other points
     kills = int(os.environ.get("KILLS", 10))  # of each of the two runs

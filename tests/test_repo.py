@@ -137,7 +137,7 @@ def test_imports_stand_in_cells_of_their_own(path):
 def test_at_most_three_visible_code_cells_between_texts(path):
     run = 0
     for cell in cells(path)[4:]:  # set-up and imports come first
-        hidden = "#| hide" in source(cell)
+        hidden = re.search(r"^#\| (hide|folded)", source(cell), flags=re.M)
         run = 0 if cell["cell_type"] == "markdown" else run + (not hidden)
         assert run <= 3, source(cell)
 
