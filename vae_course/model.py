@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from .contracts import shapes
 from .data import pixels
 from .elbo import bernoulli_log_prob, bounded
 from .reparameterization import reparameterize

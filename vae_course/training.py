@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from .contracts import integers
 from .data import make_dataset, pixels
-from .elbo import ElboTerms, elbo_terms
+from .elbo import elbo_terms
 from .model import CVAE
 from .reparameterization import draw_eps
 

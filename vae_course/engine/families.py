@@ -15,7 +15,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ..data import pixels
 from ..elbo import bernoulli_log_prob, elbo_terms
 from .layers import OneFilterConv2DTranspose
 from ..model import CVAE, make_decoder, make_encoder

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 import keras
-import numpy as np
 
 from ..elbo import ESTIMATORS
 from ..contracts import check_inside
