@@ -52,11 +52,11 @@ def test_each_pass_has_each_image_once(grey):
 
 @pytest.mark.parametrize("call", [draw_binary, dynamic_dataset])
 @pytest.mark.parametrize(("change", "seed", "error", "message"), [
-    (lambda g: (g > 127).astype(np.float32), 0, TypeError, "must be uint8 grey values from 0 to 255, got float32"),
+    (lambda g: (g > 127).astype(np.float32), 0, TypeError, "images must be uint8 values from 0 to 255, got float32"),
     (lambda g: g.astype(int), 0, TypeError, "got int64"),
-    (lambda g: g[:, :14], 0, ValueError, r"\(n, 28, 28\) with n > 0, got \(3, 14, 28\)"),
+    (lambda g: g[:, :14], 0, ValueError, r"images must have shape \(n, 28, 28\) or .*, got \(3, 14, 28\)"),
     (lambda g: g[0], 0, ValueError, r"got \(28, 28\)"),
-    (lambda g: g[:0], 0, ValueError, r"with n > 0, got \(0, 28, 28\)"),
+    (lambda g: g[:0], 0, ValueError, r"no axis of length 0, got \(0, 28, 28\)"),
     (lambda g: g, -1, ValueError, "seed must be at least 0, got -1"),
     (lambda g: g, 1.5, TypeError, "seed must be an integer, got 1.5"),
 ])

@@ -46,3 +46,8 @@ def test_shapes_that_would_broadcast_are_refused(wrong):
     shapes = {"mean": (3, 2), "logvar": (3, 2), "eps": (3, 2)} | {wrong: (2,)}
     with pytest.raises(ValueError, match=wrong):
         reparameterize(**{name: tf.zeros(shape) for name, shape in shapes.items()})
+
+
+def test_shapes_are_refused_while_a_graph_is_recorded():
+    with pytest.raises(ValueError, match="eps"):
+        tf.function(reparameterize)(tf.zeros((3, 2)), tf.zeros((3, 2)), tf.zeros(2))

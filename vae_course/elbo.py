@@ -12,9 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from .data import check_images
+from .contracts import shapes
+from .data import pixels
 
 # %% ../nbs/tutorial/03_elbo.ipynb #3ada72bf
+@shapes("sample: [batch, latent_dim, ...]",
+        "sample: [all...]", "mean: [broadcast all...]", "logvar: [broadcast all...]")
 def log_normal_pdf(
     sample: tf.Tensor,  # (batch, latent_dim) float32, z
     mean: tf.Tensor,  # broadcastable to `sample`, μ
@@ -23,21 +26,8 @@ def log_normal_pdf(
 ) -> tf.Tensor:  # (batch,) float32, nats
     """log N(sample; mean, exp(logvar)) with a diagonal covariance, summed over `raxis`.
 
-    Raises ValueError if `sample` lacks the axis `raxis`, or mean or logvar do not fit it.
+    Raises ValueError if `sample` has fewer than two axes, or mean or logvar do not fit it.
     """
-    sample = tf.convert_to_tensor(sample)
-    mean, logvar = (tf.convert_to_tensor(t, sample.dtype) for t in (mean, logvar))
-    rank = sample.shape.rank
-    if not all(-rank <= axis < rank for axis in np.ravel(raxis)):
-        raise ValueError(f"sample must have the axis raxis={raxis}, got {tuple(sample.shape)}.")
-    for name, tensor in (("mean", mean), ("logvar", logvar)):
-        try:
-            fits = tf.broadcast_static_shape(tensor.shape, sample.shape).rank == rank
-        except ValueError:
-            fits = False
-        if not fits:
-            raise ValueError(f"{name} of shape {tuple(tensor.shape)} does not broadcast to sample, "
-                             f"{tuple(sample.shape)}.")
     density = -0.5 * ((sample - mean) ** 2 * tf.exp(-logvar) + logvar + np.log(2 * np.pi))
     return tf.reduce_sum(density, axis=raxis)
 
@@ -54,6 +44,8 @@ def bounded(
     return tf.clip_by_value(tensor, -bound, bound), lambda gradient: (gradient, None)
 
 # %% ../nbs/tutorial/03_elbo.ipynb #d4adf762
+@pixels("x")
+@shapes("x: [batch, all...]", "x_logits: [batch, all...]", "return: [batch]")
 def bernoulli_log_prob(
     x: tf.Tensor,  # (batch, height, width, channels) float32, each pixel 0 or 1
     x_logits: tf.Tensor,  # the shape of `x`, float32, log-odds from the decoder
@@ -62,15 +54,12 @@ def bernoulli_log_prob(
 
     Raises what `check_images` raises, and ValueError if the shapes differ.
     """
-    x, x_logits = check_images(x), tf.convert_to_tensor(x_logits)
-    if not x.shape.is_compatible_with(x_logits.shape):
-        raise ValueError(f"x_logits must have the shape of x, {tuple(x.shape)}, "
-                         f"got {tuple(x_logits.shape)}.")
     x_logits = bounded(x_logits, LOGIT_BOUND)
     cross_entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels=x, logits=x_logits)
     return -tf.reduce_sum(cross_entropy, axis=[1, 2, 3])
 
 # %% ../nbs/tutorial/03_elbo.ipynb #5feb21c2
+@shapes("mean: [batch, latent_dim]", "logvar: [batch, latent_dim]", "return: [batch]")
 def kl_standard_normal(
     mean: tf.Tensor,  # (batch, latent_dim) float32, μ
     logvar: tf.Tensor,  # (batch, latent_dim) float32, log σ²
@@ -79,11 +68,6 @@ def kl_standard_normal(
 
     Raises ValueError if the shapes differ or are not (batch, latent_dim).
     """
-    mean = tf.convert_to_tensor(mean)
-    logvar = tf.convert_to_tensor(logvar, mean.dtype)
-    if mean.shape.rank != 2 or not mean.shape.is_compatible_with(logvar.shape):
-        raise ValueError("mean and logvar must both have shape (batch, latent_dim), "
-                         f"got {tuple(mean.shape)} and {tuple(logvar.shape)}.")
     # expm1 keeps the digits of σ² - 1 where σ² is close to 1.
     return 0.5 * tf.reduce_sum(mean**2 + tf.math.expm1(logvar) - logvar, axis=1)
 
@@ -107,8 +91,9 @@ class ElboTerms(NamedTuple):
         return self.log_px_z - beta * kl
 
 # %% ../nbs/tutorial/03_elbo.ipynb #19ec06f8
+@pixels("x")
 def elbo_terms(
-    model,  # has `encode`, `reparameterize` and `log_likelihood`, as `VAE` of chapter 04
+    model,  # has `encode`, `reparameterize` and `log_likelihood`, as `CVAE` of chapter 04
     x: tf.Tensor,  # (batch, 28, 28, 1) float32, images that the model accepts
     eps: tf.Tensor,  # (batch, latent_dim) float32, drawn from N(0, I)
 ) -> ElboTerms:

@@ -8,7 +8,10 @@ __all__ = ['reparameterize', 'draw_eps']
 # %% ../nbs/tutorial/02_reparameterization.ipynb #f0c19792
 import tensorflow as tf
 
+from .contracts import shapes
+
 # %% ../nbs/tutorial/02_reparameterization.ipynb #4f241f9f
+@shapes("mean: [all...]", "logvar: [all...]", "eps: [all...]", "return: [all...]")
 def reparameterize(
     mean: tf.Tensor,  # (batch, latent_dim) float32, μ from the encoder
     logvar: tf.Tensor,  # (batch, latent_dim) float32, log σ² from the encoder
@@ -18,12 +21,6 @@ def reparameterize(
 
     Raises ValueError if the three shapes differ.
     """
-    mean = tf.convert_to_tensor(mean)
-    logvar, eps = (tf.convert_to_tensor(tensor, mean.dtype) for tensor in (logvar, eps))
-    for name, tensor in (("logvar", logvar), ("eps", eps)):
-        if not tensor.shape.is_compatible_with(mean.shape):
-            raise ValueError(f"{name} must have the shape of mean, {tuple(mean.shape)}, "
-                             f"got {tuple(tensor.shape)}.")
     return mean + tf.exp(logvar / 2) * eps
 
 # %% ../nbs/tutorial/02_reparameterization.ipynb #6c5b1a9f

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SEEDS', 'SAMPLES', 'PROBES', 'layer_entry', 'decoder_entries', 'describe_classes', 'page_arrays', 'check_explorable',
-           'describe_run', 'page_content', 'build_explorer', 'PageHandler', 'PageServer', 'serve', 'explore_run']
+           'check_finite_arrays', 'describe_run', 'page_content', 'check_free', 'build_explorer', 'PageHandler',
+           'PageServer', 'check_page', 'serve', 'explore_run']
 
 # %% ../../nbs/live/31_explorer.ipynb #db98a8a8
 import json
@@ -22,13 +23,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from ..contracts import integers, within
 from ..data import load_mnist, preprocess_images
-from ..further.likelihoods import Bernoulli
-from ..manifold import COLOURS, encode_images
-from ..model import VAE
-from ..reparameterization import draw_eps
 from ..engine.runs import load_run
-from ..support import check_integer
+from ..manifold import COLOURS, encode_images, on_plane
+from ..model import CVAE
+from ..reparameterization import draw_eps
 
 # %% ../../nbs/live/31_explorer.ipynb #36169977
 def layer_entry(
@@ -36,7 +36,7 @@ def layer_entry(
 ) -> dict:  # "operation", its settings, "activation"
     "What a reader of the file must do for one layer; raises TypeError if it could not."
     activation = getattr(layer, "activation", keras.activations.linear).__name__
-    match layer:
+    match layer if activation in ("linear", "relu") else None:
         case keras.layers.Dense(use_bias=True):
             entry = {"operation": "dense"}
         case keras.layers.Reshape():
@@ -48,15 +48,13 @@ def layer_entry(
                                           data_format="channels_last"):
             entry = {"operation": "conv_transpose", "stride": layer.strides[0]}
         case _:
-            entry = None
-    if entry is None or activation not in ("linear", "relu"):
-        raise TypeError(f"cannot export the layer {layer.name} ({type(layer).__name__}, activation "
-                        f"{activation}); use those of make_decoder.")
+            raise TypeError(f"cannot export the layer {layer.name} ({type(layer).__name__}, "
+                            f"activation {activation}); use those of make_decoder.")
     return entry | {"activation": activation}
 
 # %% ../../nbs/live/31_explorer.ipynb #df2e26e8
 def decoder_entries(
-    model: VAE,
+    model: CVAE,
 ) -> tuple[list, dict]:  # entries in order; their arrays by name, float32
     "The decoder as data: what to do, and the numbers to do it with."
     entries, arrays = [], {}
@@ -87,7 +85,7 @@ PROBES = 8  # codes of the page's test of itself
 
 
 def page_arrays(
-    model: VAE,
+    model: CVAE,
     codes: np.ndarray,  # (n, 2), the means of q(z|x)
     labels: np.ndarray,  # (n,) integers
 ) -> dict:  # by name, float32
@@ -98,17 +96,26 @@ def page_arrays(
             "probe_codes": probe_codes, "probe_pixels": model.sample(probe_codes).numpy()}
 
 # %% ../../nbs/live/31_explorer.ipynb #ea697ec2
-def check_explorable(model: VAE):
-    "Raise ValueError unless a page can show this model."
-    if model.latent_dim != 2:
-        raise ValueError(f"the explorer needs a plane: latent_dim 2, got {model.latent_dim}. "
-                         "Train with --latent-dim 2.")
-    if not isinstance(model.likelihood, Bernoulli):
-        raise ValueError("the explorer draws Bernoulli probabilities, "
-                         f"got {type(model.likelihood).__name__}.")
+def check_explorable(model: CVAE, x, labels) -> np.ndarray:  # the labels as an array
+    "Raise ValueError unless a page can show this model with these images and labels."
+    if model.levels != 2:
+        raise ValueError("the explorer draws the probabilities of binary pixels, "
+                         f"got a model of pixels with levels {model.levels}.")
     if model.decoder.output_shape[-1] not in (1, 3):
         raise ValueError("the explorer draws images of 1 or 3 channels, "
                          f"got {model.decoder.output_shape[-1]}.")
+    labels = np.asarray(labels)
+    if labels.shape != (len(x),) or len(x) == 0 or labels.dtype.kind not in "iu":
+        raise ValueError(f"there must be one integer label for each of the {len(x)} images, "
+                         f"got {labels.dtype} labels of shape {labels.shape}.")
+    return labels
+
+
+def check_finite_arrays(arrays: dict):
+    "Raise ValueError unless all numbers are finite."
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} holds numbers that are not finite; train the model again.")
 
 # %% ../../nbs/live/31_explorer.ipynb #38a90ef9
 def describe_run(card: dict, images: int) -> str:
@@ -119,33 +126,34 @@ def describe_run(card: dict, images: int) -> str:
     return f"{trained}{score}Each of the {images:,} dots is a test image, at the mean of its code."
 
 # %% ../../nbs/live/31_explorer.ipynb #2d4fdf1c
+@on_plane
 def page_content(
-    model: VAE,
+    model: CVAE,
     card: dict,  # from `load_run`; may be empty
     x: np.ndarray,  # (n, height, width, channels) float32, each pixel 0 or 1
     labels: np.ndarray,  # (n,) integers
 ) -> tuple[dict, dict]:  # explorer.json, and the arrays of explorer.bin by name
     "What the page must know; raises ValueError if the model or the images do not fit on it."
-    check_explorable(model)
-    labels = np.asarray(labels)
-    if labels.shape != (len(x),) or len(x) == 0 or labels.dtype.kind not in "iu":
-        raise ValueError(f"there must be one integer label for each of the {len(x)} images, "
-                         f"got {labels.dtype} labels of shape {labels.shape}.")
+    labels = check_explorable(model, x, labels)
     codes = encode_images(model, x)[0]
     entries, arrays = decoder_entries(model)
     arrays |= page_arrays(model, codes, labels)
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise ValueError(f"{name} holds numbers that are not finite; train the model again.")
+    check_finite_arrays(arrays)
     extent = float(np.clip(math.ceil(2 * np.abs(codes).max()) / 2, 3, 12))
     page = {"about": describe_run(card, len(x)), "image_shape": model.decoder.output_shape[1:],
             "extent": extent, "layers": entries, "classes": describe_classes(codes, labels),
             "arrays": [{"name": name, "shape": array.shape} for name, array in arrays.items()]}
     return page, arrays
 
+# %% ../../nbs/live/31_explorer.ipynb #x31r0001
+def check_free(folder: Path):
+    "Raise FileExistsError unless there is no such folder yet, or an empty one."
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} holds something already; give a new or empty folder.")
+
 # %% ../../nbs/live/31_explorer.ipynb #779dfdcb
 def build_explorer(
-    model: VAE,  # with latent_dim 2
+    model: CVAE,  # with latent_dim 2
     card: dict,  # from `load_run`; may be empty
     x: np.ndarray,  # (n, height, width, channels) float32, each pixel 0 or 1: to be the dots
     labels: np.ndarray,  # (n,) integers
@@ -157,8 +165,7 @@ def build_explorer(
     does not fit on the page.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} holds something already; give a new or empty folder.")
+    check_free(folder)
     page, arrays = page_content(model, card, x, labels)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
@@ -199,7 +206,15 @@ class PageServer(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/"
 
+# %% ../../nbs/live/31_explorer.ipynb #x31r0002
+def check_page(folder: str | Path):
+    "Raise FileNotFoundError unless the folder holds a page."
+    if not (Path(folder) / "index.html").is_file():
+        raise FileNotFoundError(f"there is no page in {folder}; make one with build_explorer.")
+
 # %% ../../nbs/live/31_explorer.ipynb #9948c20c
+@integers(port=0)
+@within(port="[0, 65535]")
 def serve(
     folder: str | Path,  # that `build_explorer` wrote
     port: int = 0,  # 0: any free one
@@ -208,11 +223,7 @@ def serve(
 
     Raises FileNotFoundError if there is no page, OSError if the port is taken.
     """
-    check_integer("port", port, least=0)
-    if port > 65535:
-        raise ValueError(f"port must be at most 65535, got {port}.")
-    if not (Path(folder) / "index.html").is_file():
-        raise FileNotFoundError(f"there is no page in {folder}; make one with build_explorer.")
+    check_page(folder)
     try:
         return PageServer(("127.0.0.1", port), partial(PageHandler, directory=str(folder)))
     except OSError as error:

@@ -16,9 +16,10 @@ import PIL.Image
 import PIL.ImageDraw
 from matplotlib.figure import Figure
 
+from ..contracts import within
 from .explorer import SAMPLES, SEEDS, describe_classes
-from ..manifold import plot_encoded, plot_latent_images
-from ..model import VAE
+from ..manifold import on_plane, plot_encoded, plot_latent_images
+from ..model import CVAE
 from ..reparameterization import draw_eps
 
 # %% ../../nbs/live/32_sliders.ipynb #d0b0f28a
@@ -32,7 +33,7 @@ def to_png(
 
 # %% ../../nbs/live/32_sliders.ipynb #3f1c7a20
 def digit_png(
-    model: VAE,
+    model: CVAE,
     z: np.ndarray,  # (latent_dim,), or (n, latent_dim) for digits side by side
     enlarge: int = 8,  # screen pixels for each pixel of the image
 ) -> bytes:  # a PNG file
@@ -134,7 +135,7 @@ def walk_widgets(
 
 # %% ../../nbs/live/32_sliders.ipynb #08c4d5ea
 def prior_widgets(
-    model: VAE,
+    model: CVAE,
 ) -> list:  # a slider for the seed, an image
     "Samples of the prior by their seed, the same as on the explorer's page."
     import ipywidgets
@@ -148,7 +149,7 @@ def prior_widgets(
     return [seed, row]
 
 # %% ../../nbs/live/32_sliders.ipynb #05df55d1
-def static_view(model: VAE) -> Figure:
+def static_view(model: CVAE) -> Figure:
     "The manifold, as a table of what the sliders would show."
     fig = plot_latent_images(model, 10)
     fig.axes[0].set_title("10 × 10 positions of the sliders")
@@ -156,7 +157,7 @@ def static_view(model: VAE) -> Figure:
     return fig
 
 # %% ../../nbs/live/32_sliders.ipynb #c61e80f9
-def sliding_view(model: VAE, codes, labels, extent: float):
+def sliding_view(model: CVAE, codes, labels, extent: float):
     "The widgets of `explore`, the sliders of z first."
     import ipywidgets
     sliders = [ipywidgets.FloatSlider(value=0, min=-extent, max=extent, step=0.05, description=name)
@@ -174,8 +175,10 @@ def sliding_view(model: VAE, codes, labels, extent: float):
     return ipywidgets.VBox([*sliders, pictures, *walk, *prior_widgets(model)])
 
 # %% ../../nbs/live/32_sliders.ipynb #34ffba9f
+@on_plane
+@within(extent="(0, inf)")
 def explore(
-    model: VAE,  # with latent_dim 2
+    model: CVAE,  # with latent_dim 2
     codes: np.ndarray | None = None,  # (n, 2), the means of q(z|x): for the plane and the walk
     labels: np.ndarray | None = None,  # (n,) integers, of the codes
     extent: float = 3.0,  # the sliders go from -extent to extent
@@ -184,10 +187,6 @@ def explore(
 
     Raises ValueError if the model has no latent plane, or codes and labels do not fit.
     """
-    if model.latent_dim != 2:
-        raise ValueError(f"two sliders explore a plane: latent_dim 2, got {model.latent_dim}.")
-    if not extent > 0:
-        raise ValueError(f"extent must be positive, got {extent}.")
     if (codes is None) != (labels is None):
         raise ValueError("give codes and labels, or neither.")
     if not someone_watches() or importlib.util.find_spec("ipywidgets") is None:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CODES', 'BLOCK', 'STEPS', 'EMPTY', 'log_joint', 'lattice', 'flat_decoder', 'log_sum', 'cover', 'refine', 'near_mean',
            'remaining_error', 'Marginal', 'check_quadrature', 'log_marginal', 'sample_log_weights', 'log_weights',
-           'iwae_bound']
+           'check_log_weights', 'iwae_bound']
 
 # %% ../../nbs/truth/21_evaluation.ipynb #929a93f0
 import itertools
@@ -15,11 +15,11 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from ..data import check_images
+from ..contracts import integers, shapes, within
+from ..data import pixels
 from ..elbo import LOGIT_BOUND, bounded, log_normal_pdf
-from ..model import VAE
+from ..model import CVAE
 from ..reparameterization import draw_eps, reparameterize
-from ..support import check_integer
 
 # %% ../../nbs/truth/21_evaluation.ipynb #e175defa
 def log_joint(
@@ -44,7 +44,7 @@ def lattice(
 
 # %% ../../nbs/truth/21_evaluation.ipynb #bd18e9fe
 def flat_decoder(
-    model: VAE,
+    model: CVAE,
 ) -> Callable:  # of z (codes, latent_dim) float32 -> logits (codes, pixels) float32
     "The decoder as a graph, for any number of codes, with flat images."
     @tf.function(input_signature=[tf.TensorSpec((None, model.latent_dim), tf.float32)])
@@ -126,7 +126,7 @@ def refine(
 
 # %% ../../nbs/truth/21_evaluation.ipynb #2b6fb051
 def near_mean(
-    model: VAE,
+    model: CVAE,
     x: np.ndarray,  # (n, 28, 28, 1) float32, each pixel 0 or 1
     tiles: list,
 ) -> np.ndarray:  # (n, tiles) bool
@@ -158,33 +158,35 @@ class Marginal(NamedTuple):
     step: float  # of the finest grid
 
 # %% ../../nbs/truth/21_evaluation.ipynb #6f824515
-def check_quadrature(model: VAE, x, tolerance: float = 1e-3) -> tf.Tensor:
-    "Images as (n, pixels) float32; ValueError unless quadrature can work with all three."
+def check_quadrature(
+    model: CVAE,
+    x: tf.Tensor,  # (n, 28, 28, 1) float32, from `@pixels`
+) -> tf.Tensor:  # (n, pixels) float32
+    "The images, flat; ValueError unless quadrature can work with the model and with them."
     if model.latent_dim > 2:
         raise ValueError(f"quadrature needs latent_dim 1 or 2, got {model.latent_dim}: the grid "
                          "grows with its power. Use log_weights and iwae_bound for a bound.")
-    if model.likelihood.levels != 2:
-        raise ValueError("quadrature by a matrix product needs binary pixels, got the likelihood "
-                         f"{type(model.likelihood).__name__}.")
-    if not 1e-4 <= tolerance < np.inf:
-        raise ValueError(f"tolerance must be finite and at least 1e-4 nats, got {tolerance}: "
-                         "float32 sums of 784 pixels are not more exact.")
-    x, own = check_images(x), model.decode(tf.zeros((1, model.latent_dim))).shape[1:]
+    if model.levels != 2:
+        raise ValueError("quadrature by a matrix product needs binary pixels, got a model of "
+                         f"pixels with levels {model.levels}.")
+    own = model.decode(tf.zeros((1, model.latent_dim))).shape[1:]
     if x.shape[1:] != own:
         raise ValueError(f"images must be {tuple(own)}, as the model's, got {tuple(x.shape[1:])}.")
     return tf.reshape(x, (len(x), -1))
 
 # %% ../../nbs/truth/21_evaluation.ipynb #b9e99840
+@pixels("x")
+@within(tolerance="[1e-4, inf)")
 def log_marginal(
-    model: VAE,  # with latent_dim 1 or 2
+    model: CVAE,  # with latent_dim 1 or 2
     x: np.ndarray,  # (n, 28, 28, 1) float32, each pixel 0 or 1
-    tolerance: float = 1e-3,  # of the mean of all images, nats
+    tolerance: float = 1e-3,  # of the mean, nats; float32 sums are not more exact than 1e-4
 ) -> Marginal:
     """log p(x) of each image by quadrature.
 
     Raises what `check_images` raises; ValueError for images of another size, a wrong
     latent_dim or tolerance; ArithmeticError if the finest grid is too coarse."""
-    images, x = x, check_quadrature(model, x, tolerance)
+    images, x = x, check_quadrature(model, x)
     decode, step, changes = flat_decoder(model), STEPS[0], []
     tiles, masses = cover(decode, model.latent_dim, x)
     near = near_mean(model, images, tiles)
@@ -199,33 +201,32 @@ def log_marginal(
                           f"about {error:.1e} nats. Allow a larger tolerance.")
 
 # %% ../../nbs/truth/21_evaluation.ipynb #4d168ff5
+@pixels("x")
+@shapes("x: [batch, ...]", "eps: [batch, k, latent_dim]", "return: [batch, k]")
 def sample_log_weights(
-    model: VAE,
+    model: CVAE,
     x: tf.Tensor,  # (batch, 28, 28, 1) float32, images that the model accepts
     eps: tf.Tensor,  # (batch, k, latent_dim) float32, drawn from N(0, I)
 ) -> tf.Tensor:  # (batch, k) float32, log p(x, z) - log q(z|x), nats
     "Log importance weights; gradients pass through. ValueError if `eps` does not fit."
-    x, eps = model.check(x), tf.convert_to_tensor(eps, tf.float32)
-    if not eps.shape.is_compatible_with((x.shape[0], None, model.latent_dim)):
-        raise ValueError(f"eps must have shape (batch, k, latent_dim), here ({x.shape[0]}, k, "
-                         f"{model.latent_dim}), got {tuple(eps.shape)}.")
     k = eps.shape[1]
     mean, logvar = (tf.repeat(t, k, axis=0) for t in model.encode(x))
-    z = reparameterize(mean, logvar, tf.reshape(eps, (-1, model.latent_dim)))
+    z = reparameterize(mean, logvar, tf.reshape(eps, (-1, eps.shape[2])))
     log_px_z = model.log_likelihood(tf.repeat(x, k, axis=0), z)
     log_w = log_px_z + log_normal_pdf(z, 0.0, 0.0) - log_normal_pdf(z, mean, logvar)
     return tf.reshape(log_w, (-1, k))
 
 # %% ../../nbs/truth/21_evaluation.ipynb #0a73457b
+@pixels("x")
+@integers(samples=1)
 def log_weights(
-    model: VAE,
+    model: CVAE,
     x: np.ndarray,  # (n, 28, 28, 1) float32, each pixel 0 or 1
     samples: int,  # codes drawn from q(z|x) for each image
     seed: int = 0,
 ) -> np.ndarray:  # (n, samples) float32, log p(x, z) - log q(z|x), nats
     "Log importance weights from noise of each image's own, in parts; raises as `check_images`."
-    check_integer("samples", samples)
-    x, rows, along = model.check(x), max(1, 1000 // samples), range(0, samples, 1000)
+    rows, along = max(1, 1000 // samples), range(0, samples, 1000)
     parts, shape = [], (samples, model.latent_dim)
     for i in range(0, len(x), rows):
         eps = tf.stack([draw_eps(seed, j, shape) for j in range(len(x))[i:i + rows]])
@@ -233,17 +234,23 @@ def log_weights(
         parts.append(np.concatenate(log_w, axis=1))
     return np.concatenate(parts)
 
+# %% ../../nbs/truth/21_evaluation.ipynb #e21r0001
+def check_log_weights(log_w, k: int) -> np.ndarray:  # (n, samples) float64
+    "The log weights as an array; ValueError unless there are k for each image."
+    log_w = np.asarray(log_w, float)
+    if log_w.ndim != 2 or log_w.shape[1] < k:
+        raise ValueError(f"log_w must have shape (n, samples) with samples >= {k}, "
+                         f"got {log_w.shape}.")
+    return log_w
+
 # %% ../../nbs/truth/21_evaluation.ipynb #54b4e086
+@integers(k=1)
 def iwae_bound(
     log_w: np.ndarray,  # (n, samples), from `log_weights`
     k: int,  # samples per bound; 1 is the ELBO
 ) -> np.ndarray:  # (n,) float64, nats, the mean over samples // k groups
     "The IWAE bound of each image; raises ValueError if there are fewer than k samples."
-    check_integer("k", k)
-    log_w = np.asarray(log_w, float)
-    if log_w.ndim != 2 or log_w.shape[1] < k:
-        raise ValueError(f"log_w must have shape (n, samples) with samples >= {k}, "
-                         f"got {log_w.shape}.")
+    log_w = check_log_weights(log_w, k)
     n, groups = len(log_w), log_w.shape[1] // k
     grouped = log_w[:, :groups * k].reshape(n, groups, k)
     return (np.logaddexp.reduce(grouped, axis=2) - np.log(k)).mean(axis=1)
