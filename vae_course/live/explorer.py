@@ -145,12 +145,6 @@ def page_content(
             "arrays": [{"name": name, "shape": array.shape} for name, array in arrays.items()]}
     return page, arrays
 
-# %% ../../nbs/live/31_explorer.ipynb #x31r0001
-def check_free(folder: Path):
-    "Raise FileExistsError unless there is no such folder yet, or an empty one."
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} holds something already; give a new or empty folder.")
-
 # %% ../../nbs/live/31_explorer.ipynb #779dfdcb
 def build_explorer(
     model: CVAE,  # with latent_dim 2
@@ -165,7 +159,8 @@ def build_explorer(
     does not fit on the page.
     """
     folder = Path(folder)
-    check_free(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} holds something already; give a new or empty folder.")
     page, arrays = page_content(model, card, x, labels)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
@@ -205,12 +200,6 @@ class PageServer(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/"
-
-# %% ../../nbs/live/31_explorer.ipynb #x31r0002
-def check_page(folder: str | Path):
-    "Raise FileNotFoundError unless the folder holds a page."
-    if not (Path(folder) / "index.html").is_file():
-        raise FileNotFoundError(f"there is no page in {folder}; make one with build_explorer.")
 
 # %% ../../nbs/live/31_explorer.ipynb #9948c20c
 @integers(port=0)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CODES', 'BLOCK', 'STEPS', 'EMPTY', 'log_joint', 'lattice', 'flat_decoder', 'log_sum', 'cover', 'refine', 'near_mean',
            'remaining_error', 'Marginal', 'check_quadrature', 'log_marginal', 'sample_log_weights', 'log_weights',
-           'check_log_weights', 'iwae_bound']
+           'iwae_bound']
 
 # %% ../../nbs/truth/21_evaluation.ipynb #929a93f0
 import itertools
@@ -232,15 +232,6 @@ def log_weights(
         log_w = [sample_log_weights(model, x[i:i + rows], eps[:, k:k + 1000]) for k in along]
         parts.append(np.concatenate(log_w, axis=1))
     return np.concatenate(parts)
-
-# %% ../../nbs/truth/21_evaluation.ipynb #e21r0001
-def check_log_weights(log_w, k: int) -> np.ndarray:  # (n, samples) float64
-    "The log weights as an array; ValueError unless there are k for each image."
-    log_w = np.asarray(log_w, float)
-    if log_w.ndim != 2 or log_w.shape[1] < k:
-        raise ValueError(f"log_w must have shape (n, samples) with samples >= {k}, "
-                         f"got {log_w.shape}.")
-    return log_w
 
 # %% ../../nbs/truth/21_evaluation.ipynb #54b4e086
 @integers(k=1)
