@@ -6,11 +6,15 @@ A short `vae-course train` runs under a profiler. A *stay* is a function that go
 function of another module; each is counted once. It *climbs* if that function belongs to a module of a later
 chapter than its caller: control goes up again, against the order of the course. Lines that declare arguments
 (`@pixels`, `@integers`) are looked through: what they wrap counts. Batches inside a graph are no images here.
+
+It also counts the entries one by one, and the questions: calls that ask how many images there are, of which size,
+whether their pixels are right.
 """
 
 import argparse
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,6 +33,11 @@ def order() -> list[str]:
     return ground + [name for name in names if name not in ground + top] + top
 
 
+# What asks which images these are: how many, of which size, whether their pixels are right.
+ASKS = {"check_images", "valid_pixels", "check_source", "count_images", "first_images", "fingerprint", "batches_of",
+        "make_dataset", "batches_in_order"}
+
+
 def is_carried(value, kinds) -> bool:
     """Whether a value is a recipe, or images: of a run, or an array of whole pictures."""
     if isinstance(value, kinds):
@@ -37,8 +46,8 @@ def is_carried(value, kinds) -> bool:
     return type(value).__name__ in ("ndarray", "EagerTensor") and len(shape) == 4 and tuple(shape[1:]) == (28, 28, 1)
 
 
-def count(modules: list[str]) -> dict:
-    """{(module, function): module of the first caller} of all stays."""
+def count(modules: list[str]) -> tuple[dict, Counter, Counter]:
+    """{(module, function): module of the first caller} of all stays; entries by module; questions by function."""
     from vae_course.support import quiet_tensorflow
 
     quiet_tensorflow()
@@ -49,7 +58,7 @@ def count(modules: list[str]) -> dict:
     from vae_course.engine.images import Images
     from vae_course.engine.recipes import Recipe
 
-    kinds, stays = (Recipe, Images, tf.data.Dataset), {}
+    kinds, stays, entries, questions = (Recipe, Images, tf.data.Dataset), {}, Counter(), Counter()
 
     def home(frame):
         """The module of a frame, or of what it was called from if it is a line that declares arguments."""
@@ -66,8 +75,10 @@ def count(modules: list[str]) -> dict:
             return
         names = code.co_varnames[:code.co_argcount + code.co_kwonlyargcount]
         if any(is_carried(frame.f_locals.get(argument), kinds) for argument in names):
+            questions[code.co_name] += code.co_name in ASKS
             caller = home(frame.f_back)
             if caller and caller != name and home(frame) == name:
+                entries[name] += 1
                 stays.setdefault((name, code.co_qualname if hasattr(code, "co_qualname") else code.co_name), caller)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -78,7 +89,7 @@ def count(modules: list[str]) -> dict:
         finally:
             sys.setprofile(None)
     assert result.exit_code == 0, result.output
-    return stays
+    return stays, entries, +questions
 
 
 if __name__ == "__main__":
@@ -86,9 +97,11 @@ if __name__ == "__main__":
     parser.add_argument("--list", action="store_true", help="name each of them")
     arguments = parser.parse_args()
     modules = order()
-    stays = count(modules)
+    stays, entries, questions = count(modules)
     climbs = {place: caller for place, caller in stays.items() if modules.index(place[0]) > modules.index(caller)}
     if arguments.list:
         for place, caller in stays.items():
             print(f"{'climbs' if place in climbs else '      '} {caller} -> {place[0]}.{place[1]}")
+    print("questions:", ", ".join(f"{name} {n}" for name, n in questions.items()), "- in all", questions.total())
+    print(f"{entries.total()} entries;", ", ".join(f"{name[11:]} {n}" for name, n in entries.items()))
     print(f"{len(stays)} stays in {len({module for module, _ in stays})} modules, {len(climbs)} of them climb")

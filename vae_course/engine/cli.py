@@ -50,7 +50,7 @@ class Sizes(click.ParamType):
 
     def convert(self, value, param, ctx):
         try:
-            pairs = [pair.split("=") for pair in value.split(",")]
+            pairs = [pair.split("=") for pair in value.split(",") if value]
             return tuple(sorted((name, json.loads(number)) for name, number in pairs))
         except ValueError:
             self.fail(f"{value!r} must be NAME=NUMBER, or several with commas between.")
@@ -109,7 +109,7 @@ def plan(name, out, resume, data, train_images, options) -> tuple:
         raise click.UsageError(f"epochs must be at least 1, got {recipe.epochs}.")
     folder, data = output_folder(name, out), data or "mnist"
     try:
-        read_data(recipe, data, 1)  # now, so that missing data leave no empty folder behind
+        prepare(load_dataset(data)[0][0][:1], recipe.likelihood)  # missing data leave no folder
         write_settings(folder, recipe, data, train_images)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
