@@ -34,7 +34,7 @@ import course  # noqa: E402
 
 # Numbers of the whole course, and the chapter where each comes from.
 KNOWN = {"784": "03_elbo", "60,000": "01_data", "10,000": "01_data", "70,000": "01_data", "45.53": "01_data",
-         "205.85": "01_data", "543": "03_elbo", "69,989": "04_model", "157": "05_training"}
+         "205.85": "01_data", "543": "03_elbo", "69,989": "04_model", "157": "14_loop"}
 
 DIGITS = r"(?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)"
 POWER = r"(?:e(?P<e>[-+−]?\d+)| ?[·×] ?10(?P<power>[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+))?"

@@ -5,18 +5,8 @@ import inspect
 import numpy as np
 import pytest
 
-from vae_course import (
-    animation,
-    checkpoints,
-    data,
-    generation,
-    manifold,
-    model,
-    recipes,
-    runs,
-    training,
-)
-from vae_course.engine.families import elbo
+from vae_course import animation, data, elbo, generation, manifold, model, training
+from vae_course.engine import checkpoints, recipes, runs
 
 SIGNATURES = [
     (data.preprocess_images, ["images"]),

@@ -75,8 +75,9 @@ def imports(cells, module, used):
                     found[(alias.asname or alias.name).split(".")[0]] = (origin, name)
             elif exported and isinstance(node, ast.FunctionDef | ast.ClassDef):
                 found[node.name] = (f"vae_course.{module}", node.name)
-            elif exported and isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-                found[node.targets[0].id] = (f"vae_course.{module}", node.targets[0].id)
+            elif exported and isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name | ast.Tuple):
+                for name in getattr(node.targets[0], "elts", node.targets[:1]):  # of `ONE, OTHER = …` both
+                    found[name.id] = (f"vae_course.{module}", name.id)
     needed = {found[name] for name in used & set(found)}
     plain = sorted(f"import {name}" for origin, name in needed if origin is None)
     origins = sorted({origin for origin, _ in needed if origin})
@@ -134,12 +135,13 @@ def student_copy(path: Path, solved: bool = False) -> dict | None:
     link = f"../{path.relative_to(ROOT).as_posix()}"
     setup = ["from vae_course.support import quiet_tensorflow", "", "quiet_tensorflow()", "",
              *imports(programs, module, used)]
+    folder = posixpath.dirname(link)
     result = [cell("markdown", "title", HELP.format(title=title, link=link, name=path.stem)),
               cell("code", "given", "\n".join(["# Given", *setup]))]
     result += [cell("code", f"given-{i}", f"# Given\n{text}") for i, text in enumerate(given, 1)]
     for task in tasks(cells):
         number = task["number"]
-        result.append(cell("markdown", f"text-{number}", text_for_students(task["text"], equations, posixpath.dirname(link))))
+        result.append(cell("markdown", f"text-{number}", text_for_students(task["text"], equations, folder)))
         if "check" in task:
             answer = task["solution"] if solved else stub(task["solution"], number)
             points = f"{task['points']} point" + "s" * (task["points"] > 1)

@@ -143,15 +143,17 @@ def make_preview(processed: Path, out: Path, entries: list, site: str) -> list[s
     for number, file in enumerate(files):
         around = []
         for word, other in (("Previous: ", number - 1), ("Next: ", number + 1)):
-            around.append(f'<a href="{link(names[files[other]], names[file])}">{word}{html.escape(titles[files[other]])}</a>'
-                          if 0 <= other < len(files) else "<span></span>")
+            there = files[other] if 0 <= other < len(files) else None
+            around.append(f'<a href="{link(names[there], names[file])}">{word}{html.escape(titles[there])}</a>'
+                          if there else "<span></span>")
         body = re.sub(r'href="([\w./-]+\.(?:ipynb|qmd))(#[^"]*)?"', partial(point, file, names), bodies[file])
         # What may scroll sideways must be reachable by keyboard.
         body = re.sub(r"<pre(?=[\s>])", '<pre tabindex="0"', body)
         body = body.replace("<table", '<div class="scroll" tabindex="0"><table').replace("</table>", "</table></div>")
         (out / names[file]).parent.mkdir(exist_ok=True)
         (out / names[file]).write_text(PAGE.format(
-            title=html.escape(titles[file]), top=link("preview.css", names[file]).removesuffix("preview.css"), site=html.escape(site), body=body, previous=around[0],
-            next=around[1], description=html.escape(fronts[file].get("description") or ""),
+            title=html.escape(titles[file]), site=html.escape(site), body=body, previous=around[0], next=around[1],
+            top=link("preview.css", names[file]).removesuffix("preview.css"),
+            description=html.escape(fronts[file].get("description") or ""),
             chapters=chapter_list(entries, titles, names, file)), encoding="utf-8")
     return faults

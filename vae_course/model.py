@@ -10,7 +10,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from .contracts import shapes
 from .data import pixels
 from .elbo import bernoulli_log_prob, bounded
 from .reparameterization import reparameterize
@@ -97,11 +96,10 @@ class CVAE(keras.Model):
 
     def __init__(self, latent_dim=2, filters=(32, 64), seed=None, image_shape=(28, 28, 1), **more):
         super().__init__(**more)
-        seeds = np.random.SeedSequence(seed).generate_state(2)
+        self.built, seeds = True, np.random.SeedSequence(seed).generate_state(2)
         self.encoder = make_encoder(latent_dim, filters, seeds[0], image_shape)
         self.decoder = make_decoder(latent_dim, filters, seeds[1], image_shape)
-        self.latent_dim, self.filters, self.seed = latent_dim, tuple(filters), seed
-        self.image_shape, self.levels, self.built = tuple(image_shape), 2, True  # pixels: 0 or 1
+        self.latent_dim, self.seed, self.image_shape = latent_dim, seed, tuple(image_shape)
 
     @pixels("x")
     def encode(self, x):
@@ -132,6 +130,8 @@ class CVAE(keras.Model):
         return self.decode(mean if eps is None else self.reparameterize(mean, logvar, eps))
 
 # %% ../nbs/tutorial/04_model.ipynb #559b4960
+CVAE.levels = 2  # values that a pixel can have
+CVAE.filters = property(lambda self: tuple(layer.filters for layer in self.encoder.layers[:2]))
 # For saved models, chapter 15: the name of the class in a file, and the arguments of `__init__`.
 keras.saving.register_keras_serializable(package="vae_course")(CVAE)
 CVAE.get_config = lambda self: keras.Model.get_config(self) | {

@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from .families import LIKELIHOODS, MODELS, VAE
-from .images import Images
+from .images import Images, check_label_range
 from .recipes import Recipe, count_steps, make_optimizer
 from ..support import atomic_path
 
@@ -138,8 +138,7 @@ def is_chief(
 
 # %% ../../nbs/engine/13_checkpoints.ipynb #0983524d
 class Keeper:
-    """Keeps the checkpoints of one run in `folder`; with None there are none, and only the chief
-    writes. `identity` must be the same when the run goes on; `seconds` lie between two files."""
+    "Checkpoints of one run; `identity` must be the same when it goes on, only the chief writes."
 
     def __init__(self, folder, identity, seconds=60.0, chief=True):
         self.folder, self.identity = folder, json.loads(json.dumps(identity))
@@ -215,6 +214,7 @@ def start_run(
     images = Images.of(images, recipe.levels)
     check_parts(len(images), recipe.batch_size)
     model = MODELS[recipe.model].build(recipe, images)
+    check_label_range(images, getattr(model, "labels", None) or 2**31)
     if recipe.output_bias == "log_odds":
         start = LIKELIHOODS[recipe.likelihood].start(images.first(1000))
         model.output_bias.assign(np.broadcast_to(start, model.output_bias.shape))

@@ -15,7 +15,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ..data import pixels
 from ..elbo import bernoulli_log_prob, elbo_terms
 from .layers import OneFilterConv2DTranspose
 from ..model import CVAE, make_decoder, make_encoder
@@ -154,7 +153,7 @@ class Family(NamedTuple):
     sizes: tuple  # names of the further sizes that it reads
     labels: bool  # whether its models want a label beside each image
 
-
+# %% ../../nbs/engine/11_families.ipynb #11f0021b
 def register_model(
     name: str,
     fields: tuple = (),  # of filters and likelihood, those that the function reads
@@ -184,7 +183,7 @@ class Objective(NamedTuple):
     noise: Callable  # of a recipe -> shape of the noise of one image
     fields: tuple  # of the recipe, that it reads
 
-
+# %% ../../nbs/engine/11_families.ipynb #11f0024b
 def register_objective(
     name: str,
     noise: Callable = lambda recipe: (recipe.latent_dim,),

@@ -7,7 +7,6 @@ __all__ = ['one_filter_transpose', 'OneFilterConv2DTranspose']
 
 # %% ../../nbs/engine/09_layers.ipynb #856f2481
 import keras
-import numpy as np
 import tensorflow as tf
 
 # %% ../../nbs/engine/09_layers.ipynb #a00f44b2

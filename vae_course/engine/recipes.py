@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import Annotated
 
 import keras
-import numpy as np
 
 from ..elbo import ESTIMATORS
 from ..contracts import check_inside
@@ -20,11 +19,11 @@ from .families import LIKELIHOODS, MODELS, OBJECTIVES
 from ..model import check_size
 from ..support import check_integer
 
-# %% ../../nbs/engine/12_recipes.ipynb #9c535df4
+# %% ../../nbs/engine/12_recipes.ipynb #9c535df3
 SCHEDULES = ("constant", "cosine")
 OUTPUT_BIASES = ("zero", "log_odds")
 
-
+# %% ../../nbs/engine/12_recipes.ipynb #9c535df4
 @dataclass(frozen=True)
 class Recipe:
     "Everything that a training run depends on, besides the data."
@@ -56,8 +55,7 @@ class Recipe:
         return LIKELIHOODS[self.likelihood].levels
 
     def __post_init__(self):
-        # Pairs in order, so that equal recipes are equal, and a recipe can be a key.
-        object.__setattr__(self, "sizes", tuple(sorted(dict(self.sizes).items())))
+        object.__setattr__(self, "sizes", tuple(sorted(dict(self.sizes).items())))  # so it hashes
         check_recipe(self)
 
 # %% ../../nbs/engine/12_recipes.ipynb #2b309f90

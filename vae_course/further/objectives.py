@@ -148,7 +148,8 @@ def label_numbers(
                          f"got {tuple(y.shape)}.")
     known = tf.reduce_all((y >= 0) & (y < labels))
     if not tf.executing_eagerly():
-        with tf.control_dependencies([tf.debugging.Assert(known, ["labels from 0 to", labels - 1])]):
+        message = ["labels must be from 0 to", labels - 1]
+        with tf.control_dependencies([tf.debugging.Assert(known, message)]):
             return tf.identity(y)
     if not known:
         raise ValueError(f"labels must be from 0 to {labels - 1}, got {tf.reduce_min(y)} to "

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SEEDS', 'SAMPLES', 'PROBES', 'layer_entry', 'decoder_entries', 'describe_classes', 'page_arrays', 'check_explorable',
-           'check_finite_arrays', 'describe_run', 'page_content', 'check_free', 'build_explorer', 'PageHandler',
-           'PageServer', 'check_page', 'serve', 'explore_run']
+           'check_finite_arrays', 'describe_run', 'page_content', 'build_explorer', 'PageHandler', 'PageServer',
+           'serve', 'explore_run']
 
 # %% ../../nbs/live/31_explorer.ipynb #db98a8a8
 import json
@@ -110,7 +110,7 @@ def check_explorable(model: CVAE, x, labels) -> np.ndarray:  # the labels as an 
                          f"got {labels.dtype} labels of shape {labels.shape}.")
     return labels
 
-
+# %% ../../nbs/live/31_explorer.ipynb #x31r0003
 def check_finite_arrays(arrays: dict):
     "Raise ValueError unless all numbers are finite."
     for name, array in arrays.items():
@@ -145,12 +145,6 @@ def page_content(
             "arrays": [{"name": name, "shape": array.shape} for name, array in arrays.items()]}
     return page, arrays
 
-# %% ../../nbs/live/31_explorer.ipynb #x31r0001
-def check_free(folder: Path):
-    "Raise FileExistsError unless there is no such folder yet, or an empty one."
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} holds something already; give a new or empty folder.")
-
 # %% ../../nbs/live/31_explorer.ipynb #779dfdcb
 def build_explorer(
     model: CVAE,  # with latent_dim 2
@@ -165,7 +159,8 @@ def build_explorer(
     does not fit on the page.
     """
     folder = Path(folder)
-    check_free(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} holds something already; give a new or empty folder.")
     page, arrays = page_content(model, card, x, labels)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
@@ -206,12 +201,6 @@ class PageServer(ThreadingHTTPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/"
 
-# %% ../../nbs/live/31_explorer.ipynb #x31r0002
-def check_page(folder: str | Path):
-    "Raise FileNotFoundError unless the folder holds a page."
-    if not (Path(folder) / "index.html").is_file():
-        raise FileNotFoundError(f"there is no page in {folder}; make one with build_explorer.")
-
 # %% ../../nbs/live/31_explorer.ipynb #9948c20c
 @integers(port=0)
 @within(port="[0, 65535]")
@@ -223,7 +212,8 @@ def serve(
 
     Raises FileNotFoundError if there is no page, OSError if the port is taken.
     """
-    check_page(folder)
+    if not (Path(folder) / "index.html").is_file():
+        raise FileNotFoundError(f"there is no page in {folder}; make one with build_explorer.")
     try:
         return PageServer(("127.0.0.1", port), partial(PageHandler, directory=str(folder)))
     except OSError as error:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CODES', 'BLOCK', 'STEPS', 'EMPTY', 'log_joint', 'lattice', 'flat_decoder', 'log_sum', 'cover', 'refine', 'near_mean',
            'remaining_error', 'Marginal', 'check_quadrature', 'log_marginal', 'sample_log_weights', 'log_weights',
-           'check_log_weights', 'iwae_bound']
+           'iwae_bound']
 
 # %% ../../nbs/truth/21_evaluation.ipynb #929a93f0
 import itertools
@@ -150,7 +150,6 @@ def remaining_error(
 # %% ../../nbs/truth/21_evaluation.ipynb #5e0d14a8
 class Marginal(NamedTuple):
     "What `log_marginal` found."
-
     log_px: np.ndarray  # (n,) float64, log p(x), nats
     error: np.ndarray  # (n,) float64, estimated for each image, nats
     error_of_mean: float  # estimated for the mean of all images, nats
@@ -234,15 +233,6 @@ def log_weights(
         parts.append(np.concatenate(log_w, axis=1))
     return np.concatenate(parts)
 
-# %% ../../nbs/truth/21_evaluation.ipynb #e21r0001
-def check_log_weights(log_w, k: int) -> np.ndarray:  # (n, samples) float64
-    "The log weights as an array; ValueError unless there are k for each image."
-    log_w = np.asarray(log_w, float)
-    if log_w.ndim != 2 or log_w.shape[1] < k:
-        raise ValueError(f"log_w must have shape (n, samples) with samples >= {k}, "
-                         f"got {log_w.shape}.")
-    return log_w
-
 # %% ../../nbs/truth/21_evaluation.ipynb #54b4e086
 @integers(k=1)
 def iwae_bound(
@@ -250,7 +240,10 @@ def iwae_bound(
     k: int,  # samples per bound; 1 is the ELBO
 ) -> np.ndarray:  # (n,) float64, nats, the mean over samples // k groups
     "The IWAE bound of each image; raises ValueError if there are fewer than k samples."
-    log_w = check_log_weights(log_w, k)
+    log_w = np.asarray(log_w, float)
+    if log_w.ndim != 2 or log_w.shape[1] < k:
+        raise ValueError(f"log_w must have shape (n, samples) with samples >= {k}, "
+                         f"got {log_w.shape}.")
     n, groups = len(log_w), log_w.shape[1] // k
     grouped = log_w[:, :groups * k].reshape(n, groups, k)
     return (np.logaddexp.reduce(grouped, axis=2) - np.log(k)).mean(axis=1)
