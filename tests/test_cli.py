@@ -228,6 +228,7 @@ def test_a_diverging_run_ends_with_a_message(tmp_path):
     assert result.exit_code == 1 and "epoch 1, step" in result.output and "learning rate" in result.output
 
 
+@pytest.mark.long
 def test_two_processes_write_one_run(tmp_path):
     options = ["--epochs", 1, "--train-images", 640]
     one, two = tmp_path / "one", tmp_path / "two"
@@ -253,6 +254,7 @@ def small_run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_evaluate_prints_and_writes_the_same_figures(small_run, x_test):
     result = CliRunner().invoke(main, ["evaluate", str(small_run), "--test-images", "200", "--samples", "5"],
                                 catch_exceptions=False)

@@ -169,6 +169,7 @@ def test_bounds_stand_in_order(some, marginal, log_w, other_log_w, k):
     assert k > 1 or twice.mean() > values.mean() + 5 * of_mean  # there the step is far above the noise
 
 
+@pytest.mark.long
 def test_five_thousand_samples_stay_in_order(pretrained, some, marginal):
     values = of_groups(log_weights(pretrained[0], some[:4], samples=40_000, seed=9), 5000)
     error = values.std(axis=1, ddof=1) / np.sqrt(8)
