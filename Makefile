@@ -1,14 +1,19 @@
 # Every target sets up what it needs in .venv first; `make` alone lists them.
 PYTHON ?= python3
 BIN := .venv/bin
+# So many processes run tests; each needs about 2 GB of memory.
+JOBS ?= 2
+# For pytest, such as --long.
+OPTIONS ?=
 
-.PHONY: help train lab test test-all notebooks notebooks-all exercises pretrained bench bench-quick lint site site-check links clean
+.PHONY: help train lab test test-all test-pythons notebooks notebooks-all exercises pretrained bench bench-quick lint site site-check links clean
 
 help:
 	@echo "make train          set up, then train on MNIST and write pictures (about two minutes on two cores)"
 	@echo "make lab            set up, then open the chapters in JupyterLab"
-	@echo "make test           set up, then run every notebook (nbdev_test) and all tests (pytest)"
-	@echo "make test-all       the same with the slow cells (one to two hours more on two cores)"
+	@echo "make test           set up, then run every notebook and the tests that are not marked long"
+	@echo "make test-all       all notebooks with their slow cells, all tests (two hours and more on two cores)"
+	@echo "make test-pythons   the wheel and the tutorial's tests on the other Pythons of this machine"
 	@echo "make lint           ruff and codespell"
 	@echo "make notebooks      run the notebooks and save their outputs; slow cells keep theirs"
 	@echo "make notebooks-all  the same with the slow cells"
@@ -46,14 +51,17 @@ train: .venv/library
 lab: .venv/lab
 	$(BIN)/jupyter lab --notebook-dir nbs
 
-# A process for each notebook: what a notebook loads stays in memory as long as its process lives.
+# The notebooks as nbdev_test runs them, each in a process of its own; but TensorFlow is loaded once.
 test: .venv/dev
-	@printf '%s\n' nbs/*.ipynb | xargs -P 2 -n 1 $(BIN)/nbdev_test --do_print --path
-	$(BIN)/pytest
+	$(BIN)/python tools/test_notebooks.py --workers $(JOBS)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile $(OPTIONS)
 
 test-all: .venv/dev
-	@printf '%s\n' nbs/*.ipynb | xargs -P 2 -n 1 $(BIN)/nbdev_test --do_print --flags slow --path
-	$(BIN)/pytest
+	$(BIN)/python tools/test_notebooks.py --workers $(JOBS) --slow
+	LAB_CHAPTERS=all $(BIN)/pytest -n $(JOBS) --dist loadfile --long $(OPTIONS)
+
+test-pythons: .venv/dev
+	$(BIN)/python tools/other_pythons.py
 
 lint: .venv/dev
 	$(BIN)/ruff check .

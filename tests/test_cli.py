@@ -145,18 +145,17 @@ def test_a_killed_run_resumes_to_the_same_files(tmp_path):
     assert all((a == b).all() for a, b in zip(*weights, strict=True))
 
 
-def test_resume_finds_the_last_run_and_its_settings(tmp_path, monkeypatch):
+def test_resume_finds_the_last_run_and_its_settings(tmp_path, monkeypatch, small_run):
     monkeypatch.chdir(tmp_path)
     result = command("--resume")
     assert result.exit_code == 2 and "holds no run to resume" in result.output
-    assert command("--epochs", 1, "--train-images", 64, "--seed", 3).exit_code == 0
+    shutil.copytree(small_run, tmp_path / "runs" / "short")
     again = command("--resume")  # finished already: nothing to train, the same files
-    assert again.exit_code == 0 and "seed=3" in again.output and "Epoch: 1" not in again.output
+    assert again.exit_code == 0 and "epochs=1," in again.output and "Epoch: 1" not in again.output
 
 
-def test_resume_with_another_recipe_is_refused(tmp_path):
-    out = tmp_path / "run"
-    command("--epochs", 1, "--train-images", 64, "--out", out)
+def test_resume_with_another_recipe_is_refused(tmp_path, small_run):
+    out = shutil.copytree(small_run, tmp_path / "run")
     for option, value, name in (("--seed", 5, "seed"), ("--train-images", 65, "train_images"),
                                 ("--filters", "4 4", "filters"), ("--data", "cifar10", "data"),
                                 ("--recipe", "best --epochs 1", "learning_rate"), ("--recipe", "short", "epochs")):
@@ -216,9 +215,8 @@ def test_errors_of_other_workers_and_of_imports_give_no_traceback(tmp_path, monk
     assert result.exit_code == 1 and result.output.endswith(f"Error: {error}\n")
 
 
-def test_a_damaged_checkpoint_is_an_error_and_no_traceback(tmp_path):
-    out = tmp_path / "run"
-    command("--epochs", 1, "--train-images", 64, "--out", out)
+def test_a_damaged_checkpoint_is_an_error_and_no_traceback(tmp_path, small_run):
+    out = shutil.copytree(small_run, tmp_path / "run")
     last = sorted((out / "checkpoints").glob("*.npz"))[-1]
     last.write_bytes(last.read_bytes()[:100])
     result = command("--resume", "--out", out)
@@ -230,6 +228,7 @@ def test_a_diverging_run_ends_with_a_message(tmp_path):
     assert result.exit_code == 1 and "epoch 1, step" in result.output and "learning rate" in result.output
 
 
+@pytest.mark.long
 def test_two_processes_write_one_run(tmp_path):
     options = ["--epochs", 1, "--train-images", 640]
     one, two = tmp_path / "one", tmp_path / "two"
@@ -247,7 +246,7 @@ def test_devices_and_processes_exclude_each_other(tmp_path):
 
 @pytest.fixture(scope="module")
 def small_run(tmp_path_factory):
-    """A run of one epoch on 640 images."""
+    """A run of one epoch on 640 images; tests change copies of it."""
     folder = tmp_path_factory.mktemp("runs") / "small"
     result = CliRunner().invoke(main, ["train", "--epochs", "1", "--train-images", "640", "--out", str(folder)],
                                 catch_exceptions=False)
@@ -255,6 +254,7 @@ def small_run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_evaluate_prints_and_writes_the_same_figures(small_run, x_test):
     result = CliRunner().invoke(main, ["evaluate", str(small_run), "--test-images", "200", "--samples", "5"],
                                 catch_exceptions=False)

@@ -42,8 +42,8 @@ def find_python(version: str) -> str | None:
 
 
 def build_wheel(folder: Path) -> Path:
-    """The wheel of the course, built without a network by what the dev extra holds."""
-    subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT],
+    """The wheel, made from the source archive; by what the dev extra holds, so without a network."""
+    subprocess.run([sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT],
                    check=True, stdout=subprocess.DEVNULL)
     (wheel,) = folder.glob("*.whl")
     return wheel

@@ -24,6 +24,8 @@ from configparser import ConfigParser
 from multiprocessing.connection import wait
 from pathlib import Path
 
+import course
+
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
 FORK = multiprocessing.get_context("fork")
@@ -31,9 +33,7 @@ FORK = multiprocessing.get_context("fork")
 
 def find_notebooks(names: list[str]) -> list[Path]:
     """The notebooks that nbdev_test would take, or those that the names are the paths of, or parts of their paths."""
-    every = sorted(path for path in NBS.rglob("*.ipynb")
-                   if not any(part.startswith((".", "_")) for part in path.relative_to(NBS).parts))
-    found = {}
+    every, found = course.find_notebooks(NBS), {}
     for name in names:
         path = Path(name).resolve()
         matches = [path] if path.is_file() else [path for path in every if name in str(path.relative_to(ROOT))]

@@ -3,8 +3,8 @@
 Cells marked `#| slow` are taken out of the copies that are opened: Run All would train for many
 minutes, and `make test-all` runs them. Two chapters run at a time; each prints its seconds (`-s`).
 
-Every chapter is run by nbdev_test anyway. To keep a plain `pytest` short, those that compute for long are
-left out here unless LAB_CHAPTERS=all is set.
+Every chapter is run by nbdev_test anyway. So a plain `pytest` opens the chapter with the sliders only,
+`--long` the others too, and those that compute for long are left out even then unless LAB_CHAPTERS=all is set.
 """
 
 import contextlib
@@ -36,10 +36,10 @@ import course  # noqa: E402
 
 SLIDERS = "32_sliders"
 # A minute and more, each, on two cores.
-LONG = {"21_evaluation", "22_posterior", "23_diagnosis", "24_protocols", "16_speed", "18_devices", "26_larger",
+SLOW = {"21_evaluation", "22_posterior", "23_diagnosis", "24_protocols", "16_speed", "18_devices", "26_larger",
         "28_variants", "29_objectives", "20_cli"}
-long = pytest.mark.skipif(os.environ.get("LAB_CHAPTERS") != "all", reason="computes for long; set LAB_CHAPTERS=all")
-NAMES = [pytest.param(path.stem, marks=[long] if path.stem in LONG else [])
+slow = pytest.mark.skipif(os.environ.get("LAB_CHAPTERS") != "all", reason="computes for long; set LAB_CHAPTERS=all")
+NAMES = [pytest.param(path.stem, marks=[slow] if path.stem in SLOW else [])
          for path in course.notebooks() if path.stem != SLIDERS]
 PATIENCE = 300  # seconds for one chapter on a busy machine; most take 10
 
@@ -195,7 +195,7 @@ def run(chapters, request):
     names = [item.callspec.params["name"] for item in request.session.items
              if item.originalname == "test_run_all_cells"]
     if os.environ.get("LAB_CHAPTERS") != "all":
-        names = [name for name in names if name not in LONG]
+        names = [name for name in names if name not in SLOW]
     pages = []
 
     def run(name):
@@ -230,6 +230,7 @@ def check(page, before, name):
         assert now[0] == then[0]  # JupyterLab shows the outputs of what was run, but not its code
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_run_all_cells(run, name):
     check(*run(name), name)

@@ -19,6 +19,7 @@ import course  # noqa: E402
 # As nbdev names them: "engine/recipes.html" for engine/12_recipes.ipynb.
 PAGES = [re.sub(r"(^|/)\d+_", r"\1", path.relative_to(ROOT / "nbs").with_suffix(".html").as_posix())
          for path in course.notebooks()]
+pytestmark = pytest.mark.long  # the pages of all chapters take a minute to build
 LIMIT = 1_000_000  # bytes of a page with all that it loads; the explorer in it comes on top
 EXPLORER_LIMIT = 1_500_000
 # What sticks out to the right, unless something around it scrolls.
