@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SEEDS', 'SAMPLES', 'PROBES', 'layer_entry', 'decoder_entries', 'describe_classes', 'page_arrays', 'check_explorable',
            'check_finite_arrays', 'describe_run', 'page_content', 'check_free', 'build_explorer', 'PageHandler',
-           'PageServer', 'check_page', 'serve', 'explore_run']
+           'PageServer', 'serve', 'explore_run']
 
 # %% ../../nbs/live/31_explorer.ipynb #db98a8a8
 import json
@@ -99,8 +99,7 @@ def page_arrays(
 def check_explorable(model: CVAE, x, labels) -> np.ndarray:  # the labels as an array
     "Raise ValueError unless a page can show this model with these images and labels."
     if model.levels != 2:
-        raise ValueError("the explorer draws the probabilities of binary pixels, "
-                         f"got a model of pixels with levels {model.levels}.")
+        raise ValueError(f"the explorer draws binary pixels, got a model of levels {model.levels}.")
     if model.decoder.output_shape[-1] not in (1, 3):
         raise ValueError("the explorer draws images of 1 or 3 channels, "
                          f"got {model.decoder.output_shape[-1]}.")
@@ -110,7 +109,7 @@ def check_explorable(model: CVAE, x, labels) -> np.ndarray:  # the labels as an 
                          f"got {labels.dtype} labels of shape {labels.shape}.")
     return labels
 
-
+# %% ../../nbs/live/31_explorer.ipynb #x31r0003
 def check_finite_arrays(arrays: dict):
     "Raise ValueError unless all numbers are finite."
     for name, array in arrays.items():
@@ -199,18 +198,11 @@ class PageHandler(SimpleHTTPRequestHandler):
 # %% ../../nbs/live/31_explorer.ipynb #20437e81
 class PageServer(ThreadingHTTPServer):
     "An HTTP server on the loopback address; `with` closes it."
-
     allow_reuse_address = os.name != "nt"  # Windows would let two servers share a port
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}/"
-
-# %% ../../nbs/live/31_explorer.ipynb #x31r0002
-def check_page(folder: str | Path):
-    "Raise FileNotFoundError unless the folder holds a page."
-    if not (Path(folder) / "index.html").is_file():
-        raise FileNotFoundError(f"there is no page in {folder}; make one with build_explorer.")
 
 # %% ../../nbs/live/31_explorer.ipynb #9948c20c
 @integers(port=0)
@@ -223,7 +215,8 @@ def serve(
 
     Raises FileNotFoundError if there is no page, OSError if the port is taken.
     """
-    check_page(folder)
+    if not (Path(folder) / "index.html").is_file():
+        raise FileNotFoundError(f"there is no page in {folder}; make one with build_explorer.")
     try:
         return PageServer(("127.0.0.1", port), partial(PageHandler, directory=str(folder)))
     except OSError as error:

@@ -50,7 +50,6 @@ def flat_decoder(
     @tf.function(input_signature=[tf.TensorSpec((None, model.latent_dim), tf.float32)])
     def decode(z):
         return tf.reshape(bounded(model.decode(z), LOGIT_BOUND), (tf.shape(z)[0], -1))
-
     return decode
 
 # %% ../../nbs/truth/21_evaluation.ipynb #768779d8
@@ -150,7 +149,6 @@ def remaining_error(
 # %% ../../nbs/truth/21_evaluation.ipynb #5e0d14a8
 class Marginal(NamedTuple):
     "What `log_marginal` found."
-
     log_px: np.ndarray  # (n,) float64, log p(x), nats
     error: np.ndarray  # (n,) float64, estimated for each image, nats
     error_of_mean: float  # estimated for the mean of all images, nats
@@ -158,17 +156,13 @@ class Marginal(NamedTuple):
     step: float  # of the finest grid
 
 # %% ../../nbs/truth/21_evaluation.ipynb #6f824515
-def check_quadrature(
-    model: CVAE,
-    x: tf.Tensor,  # (n, 28, 28, 1) float32, from `@pixels`
-) -> tf.Tensor:  # (n, pixels) float32
+def check_quadrature(model: CVAE, x: tf.Tensor) -> tf.Tensor:  # (n, pixels) float32
     "The images, flat; ValueError unless quadrature can work with the model and with them."
     if model.latent_dim > 2:
         raise ValueError(f"quadrature needs latent_dim 1 or 2, got {model.latent_dim}: the grid "
                          "grows with its power. Use log_weights and iwae_bound for a bound.")
     if model.levels != 2:
-        raise ValueError("quadrature by a matrix product needs binary pixels, got a model of "
-                         f"pixels with levels {model.levels}.")
+        raise ValueError(f"quadrature needs binary pixels, got a model with levels {model.levels}.")
     own = model.decode(tf.zeros((1, model.latent_dim))).shape[1:]
     if x.shape[1:] != own:
         raise ValueError(f"images must be {tuple(own)}, as the model's, got {tuple(x.shape[1:])}.")
@@ -239,8 +233,7 @@ def check_log_weights(log_w, k: int) -> np.ndarray:  # (n, samples) float64
     "The log weights as an array; ValueError unless there are k for each image."
     log_w = np.asarray(log_w, float)
     if log_w.ndim != 2 or log_w.shape[1] < k:
-        raise ValueError(f"log_w must have shape (n, samples) with samples >= {k}, "
-                         f"got {log_w.shape}.")
+        raise ValueError(f"log_w must have shape (n, samples >= {k}), got {log_w.shape}.")
     return log_w
 
 # %% ../../nbs/truth/21_evaluation.ipynb #54b4e086
