@@ -157,7 +157,7 @@ def test_the_runtime_is_what_its_readme_says():
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"latent_dim": 3}, "latent_dim 2, got 3"),
-    ({"likelihood": "continuous_bernoulli"}, "binary pixels, got a model of pixels with levels None"),
+    ({"likelihood": "continuous_bernoulli"}, "binary pixels, got a model of levels None"),
     ({"image_shape": (28, 28, 2)}, "1 or 3 channels, got 2"),
 ])
 def test_models_that_do_not_fit_are_refused(changes, message, some, tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from vae_course.engine.loop import trace
+from vae_course.training import trace
 from vae_course.engine.families import FastCVAE
 from vae_course.engine.keras_fit import KerasCVAE
 from vae_course.model import CVAE, make_decoder, make_encoder

@@ -13,11 +13,11 @@ from scipy import stats
 from vae_course.truth.evaluation import iwae_bound, log_marginal, log_weights
 from vae_course.engine.loop import make_train_step
 from vae_course.training import compute_loss, evaluate
+from vae_course.engine.keras_fit import Judged
 from vae_course.further.variants import (
     FunctionalVAE,
     GuideEncoder,
     GuideVAE,
-    Judged,
     Sampling,
     distribution_log_weights,
     make_functional_decoder,

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SEEDS', 'SAMPLES', 'PROBES', 'layer_entry', 'decoder_entries', 'describe_classes', 'page_arrays', 'check_explorable',
-           'check_finite_arrays', 'describe_run', 'page_content', 'build_explorer', 'PageHandler', 'PageServer',
-           'serve', 'explore_run']
+           'check_finite_arrays', 'describe_run', 'page_content', 'check_free', 'build_explorer', 'PageHandler',
+           'PageServer', 'serve', 'explore_run']
 
 # %% ../../nbs/live/31_explorer.ipynb #db98a8a8
 import json
@@ -99,11 +99,10 @@ def page_arrays(
 def check_explorable(model: CVAE, x, labels) -> np.ndarray:  # the labels as an array
     "Raise ValueError unless a page can show this model with these images and labels."
     if model.levels != 2:
-        raise ValueError("the explorer draws the probabilities of binary pixels, "
-                         f"got a model of pixels with levels {model.levels}.")
-    if model.image_shape[-1] not in (1, 3):
+        raise ValueError(f"the explorer draws binary pixels, got a model of levels {model.levels}.")
+    if model.decoder.output_shape[-1] not in (1, 3):
         raise ValueError("the explorer draws images of 1 or 3 channels, "
-                         f"got {model.image_shape[-1]}.")
+                         f"got {model.decoder.output_shape[-1]}.")
     labels = np.asarray(labels)
     if labels.shape != (len(x),) or len(x) == 0 or labels.dtype.kind not in "iu":
         raise ValueError(f"there must be one integer label for each of the {len(x)} images, "
@@ -140,10 +139,16 @@ def page_content(
     arrays |= page_arrays(model, codes, labels)
     check_finite_arrays(arrays)
     extent = float(np.clip(math.ceil(2 * np.abs(codes).max()) / 2, 3, 12))
-    page = {"about": describe_run(card, len(x)), "image_shape": model.image_shape,
+    page = {"about": describe_run(card, len(x)), "image_shape": model.decoder.output_shape[1:],
             "extent": extent, "layers": entries, "classes": describe_classes(codes, labels),
             "arrays": [{"name": name, "shape": array.shape} for name, array in arrays.items()]}
     return page, arrays
+
+# %% ../../nbs/live/31_explorer.ipynb #x31r0001
+def check_free(folder: Path):
+    "Raise FileExistsError unless there is no such folder yet, or an empty one."
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} holds something already; give a new or empty folder.")
 
 # %% ../../nbs/live/31_explorer.ipynb #779dfdcb
 def build_explorer(
@@ -159,8 +164,7 @@ def build_explorer(
     does not fit on the page.
     """
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} holds something already; give a new or empty folder.")
+    check_free(folder)
     page, arrays = page_content(model, card, x, labels)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
@@ -194,7 +198,6 @@ class PageHandler(SimpleHTTPRequestHandler):
 # %% ../../nbs/live/31_explorer.ipynb #20437e81
 class PageServer(ThreadingHTTPServer):
     "An HTTP server on the loopback address; `with` closes it."
-
     allow_reuse_address = os.name != "nt"  # Windows would let two servers share a port
 
     @property

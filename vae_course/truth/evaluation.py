@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CODES', 'BLOCK', 'STEPS', 'EMPTY', 'log_joint', 'lattice', 'flat_decoder', 'log_sum', 'cover', 'refine', 'near_mean',
            'remaining_error', 'Marginal', 'check_quadrature', 'log_marginal', 'sample_log_weights', 'log_weights',
-           'iwae_bound']
+           'check_log_weights', 'iwae_bound']
 
 # %% ../../nbs/truth/21_evaluation.ipynb #929a93f0
 import itertools
@@ -50,7 +50,6 @@ def flat_decoder(
     @tf.function(input_signature=[tf.TensorSpec((None, model.latent_dim), tf.float32)])
     def decode(z):
         return tf.reshape(bounded(model.decode(z), LOGIT_BOUND), (tf.shape(z)[0], -1))
-
     return decode
 
 # %% ../../nbs/truth/21_evaluation.ipynb #768779d8
@@ -157,20 +156,16 @@ class Marginal(NamedTuple):
     step: float  # of the finest grid
 
 # %% ../../nbs/truth/21_evaluation.ipynb #6f824515
-def check_quadrature(
-    model: CVAE,
-    x: tf.Tensor,  # (n, 28, 28, 1) float32, from `@pixels`
-) -> tf.Tensor:  # (n, pixels) float32
+def check_quadrature(model: CVAE, x: tf.Tensor) -> tf.Tensor:  # (n, pixels) float32
     "The images, flat; ValueError unless quadrature can work with the model and with them."
     if model.latent_dim > 2:
         raise ValueError(f"quadrature needs latent_dim 1 or 2, got {model.latent_dim}: the grid "
                          "grows with its power. Use log_weights and iwae_bound for a bound.")
     if model.levels != 2:
-        raise ValueError("quadrature by a matrix product needs binary pixels, got a model of "
-                         f"pixels with levels {model.levels}.")
-    if tuple(x.shape[1:]) != tuple(model.image_shape):
-        raise ValueError(f"images must be {tuple(model.image_shape)}, as the model's, "
-                         f"got {tuple(x.shape[1:])}.")
+        raise ValueError(f"quadrature needs binary pixels, got a model with levels {model.levels}.")
+    own = model.decode(tf.zeros((1, model.latent_dim))).shape[1:]
+    if x.shape[1:] != own:
+        raise ValueError(f"images must be {tuple(own)}, as the model's, got {tuple(x.shape[1:])}.")
     return tf.reshape(x, (len(x), -1))
 
 # %% ../../nbs/truth/21_evaluation.ipynb #b9e99840
@@ -233,6 +228,14 @@ def log_weights(
         parts.append(np.concatenate(log_w, axis=1))
     return np.concatenate(parts)
 
+# %% ../../nbs/truth/21_evaluation.ipynb #e21r0001
+def check_log_weights(log_w, k: int) -> np.ndarray:  # (n, samples) float64
+    "The log weights as an array; ValueError unless there are k for each image."
+    log_w = np.asarray(log_w, float)
+    if log_w.ndim != 2 or log_w.shape[1] < k:
+        raise ValueError(f"log_w must have shape (n, samples >= {k}), got {log_w.shape}.")
+    return log_w
+
 # %% ../../nbs/truth/21_evaluation.ipynb #54b4e086
 @integers(k=1)
 def iwae_bound(
@@ -240,10 +243,7 @@ def iwae_bound(
     k: int,  # samples per bound; 1 is the ELBO
 ) -> np.ndarray:  # (n,) float64, nats, the mean over samples // k groups
     "The IWAE bound of each image; raises ValueError if there are fewer than k samples."
-    log_w = np.asarray(log_w, float)
-    if log_w.ndim != 2 or log_w.shape[1] < k:
-        raise ValueError(f"log_w must have shape (n, samples) with samples >= {k}, "
-                         f"got {log_w.shape}.")
+    log_w = check_log_weights(log_w, k)
     n, groups = len(log_w), log_w.shape[1] // k
     grouped = log_w[:, :groups * k].reshape(n, groups, k)
     return (np.logaddexp.reduce(grouped, axis=2) - np.log(k)).mean(axis=1)
