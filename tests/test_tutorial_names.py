@@ -5,8 +5,7 @@ import inspect
 import numpy as np
 import pytest
 
-from vae_course import animation, data, generation, manifold, model, training
-from vae_course.engine.families import elbo
+from vae_course import animation, data, elbo, generation, manifold, model, training
 from vae_course.engine import checkpoints, recipes, runs
 
 SIGNATURES = [
