@@ -17,6 +17,7 @@ from .support import check_integer
 
 # %% ../nbs/appendix/contracts.ipynb #c0n7ac78
 check_shapes.set_rewrite_docstrings(None)  # the signature has a comment for each argument
+check_shapes.set_enable_check_shapes(check_shapes.ShapeCheckingState.ENABLED)  # in graphs, too
 
 # %% ../nbs/appendix/contracts.ipynb #c0n7ac79
 def shapes(
@@ -40,7 +41,8 @@ def shapes(
                 return checked(*given.args, **given.kwargs)
             except (check_shapes.exceptions.ShapeMismatchError,
                     tf.errors.InvalidArgumentError) as error:  # the second: no such axis
-                raise ValueError(str(error)) from None
+                lines = [line for line in str(error).split("\n") if "Declared:" not in line]
+                raise ValueError("\n".join(lines).strip()) from None
 
         return call
 
@@ -59,8 +61,9 @@ def integers(
             given = signature.bind(*args, **options)
             given.apply_defaults()
             for name, smallest in least.items():
-                if given.arguments[name] is not None:
-                    check_integer(name, given.arguments[name], smallest)
+                value, default = given.arguments[name], signature.parameters[name].default
+                if value is not None or default is not None:  # None is fine as a default only
+                    check_integer(name, value, smallest)
             return function(*args, **options)
 
         return call
