@@ -47,7 +47,7 @@ def pytest_testnodedown(node):
 
 def pytest_terminal_summary(terminalreporter, config):
     if count := config.stash.get(LEFT_OUT, 0):
-        terminalreporter.write_line(f"{count} long tests were left out; with --long they run too")
+        terminalreporter.write_line(f"long tests left out: {count}; pytest --long runs them too")
 
 
 @pytest.fixture(scope="session")
