@@ -52,7 +52,7 @@ def test_help_explains_every_field_of_the_recipe():
     (["--recipe", "nonsense"], "nonsense"), (["--epochs", "0"], "epochs must be at least 1"),
     (["--epochs", "two"], "two"), (["--latent-dim", "0"], "latent_dim must be at least 1"),
     (["--optimizer", "adamm"], "adamm"), (["--train-images", "0"], "train-images"),
-    (["--learning-rate", "-1"], "learning_rate must be positive"), (["--filters", "3", "0"], "filters"),
+    (["--learning-rate", "-1"], "learning_rate must be in (0, inf)"), (["--filters", "3", "0"], "filters"),
 ])
 def test_bad_values_are_refused_before_any_work(tmp_path, arguments, message):
     out = tmp_path / "run"
