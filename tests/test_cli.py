@@ -282,7 +282,7 @@ def test_evaluate_refuses_a_single_image(small_run):
     (["explore", "nowhere", "--port", "70000"], "70000 is not in the range"),
     (["train", "--data", "letters"], "'letters' is not one of 'mnist', 'fashion_mnist', 'cifar10', 'photographs'"),
     (["train", "--likelihood", "gaussian"], "likelihood must be one of ('bernoulli',"),
-    (["train", "--beta", "-1"], "beta must be at least 0"),
+    (["train", "--beta", "-1"], "beta must be in [0, inf)"),
 ])
 def test_bad_arguments_are_refused(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
