@@ -23,7 +23,7 @@ def latent_statistics(
 ) -> dict:  # kl in nats, variance of the means, active (bool), each (latent_dim,)
     "How much each latent dimension is used, over all images; ValueError if there are not even two."
     if len(x) < 2:
-        raise ValueError(f"active units need at least 2 images, for a variance, got {len(x)}.")
+        raise ValueError(f"active units need at least 2 images, got {len(x)}: one has no variance.")
     mean, logvar = encode_images(model, x)
     columns = zip(mean.T, logvar.T, strict=True)
     kl = [np.mean(kl_standard_normal(m[:, None], lv[:, None])) for m, lv in columns]
