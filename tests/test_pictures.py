@@ -133,6 +133,7 @@ def test_frame_of_a_figure_is_grey(x):
 
 
 def test_show_gif_is_markdown_with_alt_text(tmp_path, x):
+    pytest.importorskip("IPython", reason="IPython comes with notebooks (lab extra)")
     write_gif([figure_to_frame(plot_images(x))], tmp_path / "film.gif")
     for source in (tmp_path / "film.gif", (tmp_path / "film.gif").read_bytes()):
         text = show_gif(source, alt="a film").data
