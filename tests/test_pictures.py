@@ -77,7 +77,7 @@ def test_tutorials_call_uses_the_working_directory(tmp_path, monkeypatch, model,
 
 
 def test_display_image_names_the_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match="image_at_epoch_0007.png"):
+    with pytest.raises(FileNotFoundError, match="image_at_epoch_0007.png: call generate_and_save_images"):
         display_image(7, tmp_path)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from .contracts import integers, within
+from .contracts import before_each_call, integers, within
 
 # %% ../nbs/tutorial/01_data.ipynb #8dad3b8c
 MNIST_SHA256 = "06af5dfe73b70e3bc1c36439982b18a8d76803db9b544f6fdf838a37fbb01b64"
@@ -75,18 +75,10 @@ def grey_values(
     *size: int,  # height and width that the images must have; none: any
 ) -> Callable:  # a decorator
     "Declare an argument as grey or coloured images of bytes: TypeError or ValueError for others."
-    def declare(function):
-        signature = inspect.signature(function)
+    def check(given):
+        given.arguments[name] = check_grey_values(name, given.arguments[name], size)
 
-        @wraps(function)
-        def call(*args, **options):
-            given = signature.bind(*args, **options)
-            given.arguments[name] = check_grey_values(name, given.arguments[name], size)
-            return function(*given.args, **given.kwargs)
-
-        return call
-
-    return declare
+    return before_each_call(check)
 
 # %% ../nbs/tutorial/01_data.ipynb #358aa299
 @grey_values("images", 28, 28)

@@ -132,5 +132,8 @@ def display_image(
     folder: str | Path = ".",  # where `generate_and_save_images` wrote
 ) -> PIL.Image.Image:
     "The picture that `generate_and_save_images` saved; FileNotFoundError if there is none."
-    with PIL.Image.open(image_path(epoch_no, folder)) as image:
+    path = image_path(epoch_no, folder)
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}: call generate_and_save_images for epoch {epoch_no}.")
+    with PIL.Image.open(path) as image:
         return image.copy()

@@ -4,7 +4,7 @@ Cells marked `#| slow` are taken out of the copies that are opened: Run All woul
 minutes, and `make test-all` runs them. Two chapters run at a time; each prints its seconds (`-s`).
 
 Every chapter is run by nbdev_test anyway. So a plain `pytest` opens the chapter with the sliders only,
-`--long` the others too, and those that compute for long are left out even then unless LAB_CHAPTERS=all is set.
+`--long` one for each kind of output too, and the others only if LAB_CHAPTERS=all is set.
 """
 
 import contextlib
@@ -35,11 +35,11 @@ sys.path.insert(0, str(NBS.parent / "tools"))
 import course  # noqa: E402
 
 SLIDERS = "32_sliders"
-# A minute and more, each, on two cores.
-SLOW = {"21_evaluation", "22_posterior", "23_diagnosis", "24_protocols", "16_speed", "18_devices", "26_larger",
-        "28_variants", "29_objectives", "20_cli"}
-slow = pytest.mark.skipif(os.environ.get("LAB_CHAPTERS") != "all", reason="computes for long; set LAB_CHAPTERS=all")
-NAMES = [pytest.param(path.stem, marks=[slow] if path.stem in SLOW else [])
+# Pictures and folded code; a film; signatures and solutions.
+KINDS = {"01_data", "07_animation", "11_families"}
+ALL = os.environ.get("LAB_CHAPTERS") == "all"
+others = pytest.mark.skipif(not ALL, reason="nbdev_test runs it too; set LAB_CHAPTERS=all to see it in JupyterLab")
+NAMES = [pytest.param(path.stem, marks=[] if path.stem in KINDS else [others])
          for path in course.notebooks() if path.stem != SLIDERS]
 PATIENCE = 300  # seconds for one chapter on a busy machine; most take 10
 
@@ -194,8 +194,7 @@ def run(chapters, request):
     """A function that runs a chapter, and starts the next one of this session meanwhile."""
     names = [item.callspec.params["name"] for item in request.session.items
              if item.originalname == "test_run_all_cells"]
-    if os.environ.get("LAB_CHAPTERS") != "all":
-        names = [name for name in names if name not in SLOW]
+    names = [name for name in names if ALL or name in KINDS]
     pages = []
 
     def run(name):

@@ -213,8 +213,8 @@ def start_run(
     "Model and optimizer before the first step; ValueError if a device would get no image."
     images = Images.of(images, recipe.levels)
     check_parts(len(images), recipe.batch_size)
-    model = MODELS[recipe.model].build(recipe, images)
-    check_label_range(images, getattr(model, "labels", None) or 2**31)
+    model = MODELS[recipe.model].make(recipe, images)
+    check_label_range(images, model)
     if recipe.output_bias == "log_odds":
         start = LIKELIHOODS[recipe.likelihood].start(images.first(1000))
         model.output_bias.assign(np.broadcast_to(start, model.output_bias.shape))

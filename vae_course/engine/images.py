@@ -87,10 +87,10 @@ def check_labels(
 # %% ../../nbs/engine/10_images.ipynb #10a0011b
 def check_label_range(
     images: Images,
-    n: int,  # how many labels there are
+    model,  # whose `labels` says how many there are; without it any label is fine
 ):
     "Raise ValueError if a label is none of 0 to n - 1; those of a stream show as they go by."
-    y = images.labels
+    y, n = images.labels, getattr(model, "labels", None) or 2**31
     if y is not None and not tf.reduce_all((y >= 0) & (y < n)):
         raise ValueError(f"labels must be from 0 to {n - 1}, got {tf.reduce_min(y)} to "
                          f"{tf.reduce_max(y)}.")

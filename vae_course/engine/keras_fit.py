@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from ..elbo import elbo_terms
-from .families import VAE, FastCVAE
+from .families import VAE, FastCVAE, in_training
 from .loop import mean_over_batch
 from ..support import check_integer
 from ..reparameterization import draw_eps
@@ -50,11 +50,8 @@ def terms_of_data(
     if eps is None:
         shape = tf.shape(x)[0], model.latent_dim
         eps = draw_eps(model.noise_seed, tf.cast(step, tf.int32), shape)
-    model.in_training = training
-    try:
+    with in_training(model, training):
         return elbo_terms(model, x, eps)
-    finally:
-        model.in_training = False
 
 # %% ../../nbs/engine/17_keras_fit.ipynb #054a863d
 class KerasFit:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ..contracts import integers
 from ..elbo import elbo_terms
 from .checkpoints import Keeper, Run, check_finite, is_chief, start_run
-from .families import MODELS, OBJECTIVES, VAE
+from .families import MODELS, OBJECTIVES, VAE, in_training
 from .images import Images, check_label_range, fingerprint, without_labels
 from .recipes import Recipe, count_steps
 from ..model import CVAE
@@ -77,12 +77,10 @@ def mean_over_batch(
 def apply_step(run: Run, recipe: Recipe, x, eps, y=None):
     "Loss, gradients, update, in plain Python: minus the mean of the recipe's objective."
     model, variables = run.model, run.model.trainable_variables
-    model.in_training = True  # for networks with dropout
-    with tf.GradientTape() as tape:
+    with in_training(model, True), tf.GradientTape() as tape:
         known = model if y is None else model.given(y)
         bound = OBJECTIVES[recipe.objective].bound(known, x, eps, recipe)
         loss = -mean_over_batch(bound)
-    model.in_training = False
     run.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
     return loss
 
@@ -122,7 +120,7 @@ def make_evaluate(
     @integers(batch_size=1)
     def evaluate_model(images, seed=0, batch_size=500):
         images = Images.of(images, model.levels)
-        check_label_range(images, getattr(model, "labels", None) or 2**31)
+        check_label_range(images, model)
         x = images.first(len(images)) if images.streamed else images.source
         arrays = x, draw_eps(seed, TEST_STEP, (len(x), model.latent_dim))
         arrays += (images.labels,) if labels else ()

@@ -91,9 +91,7 @@ class ResidualVAE(KerasFit, VAE):
         return mean, bounded(logvar, LOGVAR_BOUND)
 
 # %% ../../nbs/further/26_larger.ipynb #2b933141
-@register_model("residual", sizes=("width", "blocks", "dropout"))
+@register_model("residual", sizes=("width", "blocks", "dropout"), image_shape=(28, 28, 1))
 def residual_family(recipe, images):
-    "The residual VAE of a recipe; ValueError for other images than 28 × 28 with one channel."
-    if images.shape != (28, 28, 1):
-        raise ValueError(f"the model 'residual' is for images (28, 28, 1), got {images.shape}.")
+    "The residual VAE of a recipe."
     return ResidualVAE(recipe.latent_dim, seed=recipe.seed, **dict(recipe.sizes))

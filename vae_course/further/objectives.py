@@ -157,11 +157,10 @@ def label_numbers(
     return y
 
 # %% ../../nbs/further/29_objectives.ipynb #44a2617e
-@register_model("conditional", fields=("filters",), sizes=("labels",), labels=True)
+@register_model("conditional", fields=("filters",), sizes=("labels",), labels=True,
+                image_shape=(28, 28, 1))
 def conditional_family(recipe, images):
-    "The conditional VAE of a recipe; ValueError for other images than 28 × 28 with one channel."
-    if images.shape != (28, 28, 1):
-        raise ValueError(f"the model 'conditional' is for images (28, 28, 1), got {images.shape}.")
+    "The conditional VAE of a recipe."
     return ConditionalVAE(latent_dim=recipe.latent_dim, filters=recipe.filters, seed=recipe.seed,
                           **dict(recipe.sizes))
 

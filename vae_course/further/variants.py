@@ -121,11 +121,9 @@ class FunctionalNetworks(Judged):
         self.config = {"latent_dim": latent_dim, "seed": seed}
 
 # %% ../../nbs/further/28_variants.ipynb #f28a0003
-@register_model("functional")
+@register_model("functional", image_shape=(28, 28, 1))
 def functional_family(recipe, images):
-    "The networks of the keras.io example; ValueError for other images than (28, 28, 1)."
-    if images.shape != (28, 28, 1):
-        raise ValueError(f"the model 'functional' is for images (28, 28, 1), got {images.shape}.")
+    "The networks of the keras.io example."
     return FunctionalNetworks(recipe.latent_dim, recipe.seed)
 
 # %% ../../nbs/further/28_variants.ipynb #1e4b72f3
