@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # So many processes run tests; each needs about 2 GB of memory.
 JOBS ?= 2
-# For pytest, such as --long.
+# For pytest, such as --long; that one is for the notebooks, too.
 OPTIONS ?=
 
 .PHONY: help train lab test test-all test-pythons notebooks notebooks-all exercises pretrained bench bench-quick lint site site-check links clean
@@ -11,7 +11,7 @@ OPTIONS ?=
 help:
 	@echo "make train          set up, then train on MNIST and write pictures (about two minutes on two cores)"
 	@echo "make lab            set up, then open the chapters in JupyterLab"
-	@echo "make test           set up, then run every notebook and the tests that are not marked long"
+	@echo "make test           set up, then run every notebook and every test, but for what is marked long"
 	@echo "make test-all       all notebooks with their slow cells, all tests (two hours and more on two cores)"
 	@echo "make test-pythons   the wheel and the tutorial's tests on the other Pythons of this machine"
 	@echo "make lint           ruff and codespell"
@@ -53,7 +53,7 @@ lab: .venv/lab
 
 # The notebooks as nbdev_test runs them, each in a process of its own; but TensorFlow is loaded once.
 test: .venv/dev
-	$(BIN)/python tools/test_notebooks.py --workers $(JOBS)
+	$(BIN)/python tools/test_notebooks.py --workers $(JOBS) $(filter --long,$(OPTIONS))
 	$(BIN)/pytest -n $(JOBS) --dist loadfile $(OPTIONS)
 
 test-all: .venv/dev

@@ -498,7 +498,7 @@ pickle.dump((model.get_weights(), history), sys.stdout.buffer)
 """
 
 
-@pytest.mark.parametrize("filters", [(4, 4), (32, 64)])
+@pytest.mark.parametrize("filters", [(4, 4), pytest.param((32, 64), marks=pytest.mark.long)])
 def test_two_fresh_processes_agree_to_the_last_bit(few, filters):
     """One forked, one started from nothing; and this one, which has run much else before."""
     recipe = replace(SMALL, filters=filters)

@@ -184,7 +184,7 @@ def test_bad_numbers_of_devices_and_workers_are_refused():
 
 # A worker without TensorFlow: notes its start in the folder, dies there so often, else ends well.
 WORKER = """
-import json, os, pathlib, signal, sys
+import json, os, pathlib, signal, sys, time
 folder, deaths, how = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 config = json.loads(os.environ["TF_CONFIG"])
 index = config["task"]["index"]
@@ -192,8 +192,8 @@ starts = len(list(folder.glob(f"{index}-*")))
 (folder / f"{index}-{starts}").write_text(json.dumps(config["cluster"]["worker"]))
 if index == 1 and starts < deaths:
     os.kill(os.getpid(), signal.SIGKILL) if how == "signal" else sys.exit(7)
-if index == 0 and starts < deaths:
-    signal.pause()  # for the other's gradients, in vain
+while index == 0 and not (folder / f"1-{deaths}").exists():
+    time.sleep(0.01)  # for the other's gradients, in vain until it no longer dies
 """
 
 

@@ -261,6 +261,7 @@ def test_lattices_tile_the_plane_without_overlap():
     assert np.array_equal(np.unique(points[:, 0]), np.arange(16) / 8)
 
 
+@pytest.mark.long
 def test_a_peak_between_the_points_of_the_first_grid_is_found():
     """A peak of width 0.006, and a plateau: from a step of 1/4 only the plateau's tiles hold anything."""
     rng, code = np.random.default_rng(0), np.array([0.37, -0.64])

@@ -270,7 +270,19 @@ def attempt(path, number, replace=None):
 
 
 TASKS = [(path, number) for path in COPIES for number in answers(path, False)]
-tasks = pytest.mark.parametrize(("path", "number"), TASKS, ids=[f"{path.stem}-{n}" for path, n in TASKS])
+# Their checks train for seconds. The chapters run their solutions, too.
+TRAIN = {("05_training", 2), ("05_training", 3), ("06_generation", 6), ("16_speed", 3), ("17_keras_fit", 2),
+         ("17_keras_fit", 4), ("21_evaluation", 3), ("23_diagnosis", 1), ("23_diagnosis", 2), ("23_diagnosis", 4),
+         ("28_variants", 1), ("28_variants", 2), ("28_variants", 4), ("29_objectives", 4)}
+
+
+def parameters(rows, chapter=lambda row: row[0]):
+    """The rows for `parametrize`; those of a check that trains are marked long."""
+    return [pytest.param(*row, marks=pytest.mark.long if (chapter(row), row[1]) in TRAIN else ()) for row in rows]
+
+
+tasks = pytest.mark.parametrize(("path", "number"), parameters(TASKS, lambda row: row[0].stem),
+                                ids=[f"{path.stem}-{n}" for path, n in TASKS])
 
 
 def test_copies_are_in_step_with_the_chapters(tmp_path):
@@ -298,7 +310,7 @@ def test_solution_passes_its_check(path, number):
     attempt(path, number, ("", ""))
 
 
-@pytest.mark.parametrize(("chapter", "number", "right", "wrong", "words"), MISTAKES,
+@pytest.mark.parametrize(("chapter", "number", "right", "wrong", "words"), parameters(MISTAKES),
                          ids=[f"{chapter}-{number}-{words}" for chapter, number, _, _, words in MISTAKES])
 def test_mistake_gives_its_hint(chapter, number, right, wrong, words):
     with pytest.raises(AssertionError, match=re.escape(words)):
@@ -374,6 +386,7 @@ def add_strangers(folder, trace):
         (folder / "below" / name).write_text(trace, encoding="utf-8")
 
 
+@pytest.mark.long
 def test_no_other_file_of_the_folder_runs(tmp_path):
     folder = tmp_path / "mine"
     folder.mkdir()

@@ -1,6 +1,6 @@
 """Test the notebooks as nbdev_test does, in less time: TensorFlow is loaded once, not once for each.
 
-    python tools/test_notebooks.py [--slow] [NAME ...]
+    python tools/test_notebooks.py [--long] [--slow] [NAME ...]
 
 A NAME is a notebook's path or a part of it: nbs/truth/21_evaluation.ipynb, 05_training, tutorial. This
 process loads the libraries, runs nothing of TensorFlow, and forks a child for each notebook, so that a
@@ -132,7 +132,8 @@ def report(path: Path, exitcode: int, log: Path, seconds: tuple[float, float]):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--slow", action="store_true", help="run cells marked #| slow too")
+    parser.add_argument("--long", action="store_true", help="run cells marked #| long too, ten seconds and more each")
+    parser.add_argument("--slow", action="store_true", help="run cells marked #| slow too, minutes each, and the long ones")
     parser.add_argument("--workers", type=int, default=2, help="so many notebooks at a time (2)")
     parser.add_argument("names", nargs="*", help="parts of the notebooks' paths; default: all in nbs/")
     arguments = parser.parse_args()
@@ -141,7 +142,8 @@ def main():
     settings = ConfigParser(delimiters=["="])
     settings.read(ROOT / "settings.ini", encoding="utf-8")
     skip = settings["DEFAULT"]["tst_flags"].split()
-    failed = run_all(paths, {"skip_flags": skip, "force_flags": ["slow"] * arguments.slow}, arguments.workers)
+    force = ["long"] * (arguments.long or arguments.slow) + ["slow"] * arguments.slow
+    failed = run_all(paths, {"skip_flags": skip, "force_flags": force}, arguments.workers)
     if failed:
         names = "\n\t".join(short(path) for path in sorted(failed))
         sys.exit(f"\nnbdev Tests Failed On The Following Notebooks:\n{'=' * 50}\n\t{names}")
