@@ -75,6 +75,7 @@ def test_default_folder_is_the_first_free_one(tmp_path, monkeypatch):
     assert {path.name for path in (tmp_path / "runs" / "short-2").iterdir()} == FILES
 
 
+@pytest.mark.long
 def test_ctrl_c_leaves_finished_files_whole(tmp_path, x_test):
     folder = tmp_path / "run"
     arguments = ["--epochs", "1000", "--train-images", "640", "--out", str(folder)]
@@ -128,6 +129,7 @@ def command(*arguments):
     return CliRunner().invoke(main, ["train", *map(str, arguments)], catch_exceptions=False)
 
 
+@pytest.mark.long
 def test_a_killed_run_resumes_to_the_same_files(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     options = ["--epochs", "3", "--train-images", "640", "--filters", "4", "4"]

@@ -105,6 +105,7 @@ def test_two_processes_follow_one_device_and_end_alike(images, on_one_device):
     assert_same_history(chief[1], on_one_device[1], RTOL)
 
 
+@pytest.mark.long
 def test_a_killed_worker_is_replaced(images, tmp_path, in_two_processes):
     first, second = start_workers(RECIPE, images, tmp_path)
     while second[1].recv() != 1:  # the end of epoch 1

@@ -95,6 +95,7 @@ def test_other_images_in_the_call_change_little(pretrained, some, marginal):
     assert np.abs(alone.log_px - marginal.log_px[:3]).max() < 3 * marginal.error[:3].max() + 2e-3
 
 
+@pytest.mark.long
 def test_a_plain_grid_agrees(pretrained, some, marginal):
     axis = np.arange(-8, 8, 1 / 20, dtype=np.float32)
     z = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)

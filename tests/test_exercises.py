@@ -305,6 +305,7 @@ def test_stub_fails_only_because_it_is_not_done(path, number):
         attempt(path, number)
 
 
+@pytest.mark.long
 @tasks
 def test_solution_passes_its_check(path, number):
     attempt(path, number, ("", ""))
@@ -400,6 +401,7 @@ def test_no_other_file_of_the_folder_runs(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.long
 def test_points_of_a_student_come_from_answers_alone(student, tmp_path):
     teacher = tmp_path / "teacher"
     teacher.mkdir()

@@ -84,6 +84,7 @@ def test_a_bound_that_overflows_is_an_error(x_test, monkeypatch):
         fit(replace(FEW, objective="broken"), x_test[:50], x_test[:5], verbose=False)
 
 
+@pytest.mark.long
 def test_a_larger_beta_gives_a_smaller_kl(x_test):
     x, y = x_test[:200], np.zeros(200, int)
     images, kls = Images(x, y), []
@@ -260,6 +261,7 @@ def test_gradients_reach_the_weights_of_the_labels_in_the_batch_only(x):
     assert np.any(conv, axis=(0, 1, 3)).tolist() == [True, True, False, True]
 
 
+@pytest.mark.long
 def test_log_px_by_label_agrees_with_importance_sampling(conditional, x):
     found = log_px_by_label(conditional, x[:3])
     assert found.shape == (3, 2)
@@ -271,6 +273,7 @@ def test_log_px_by_label_agrees_with_importance_sampling(conditional, x):
         assert np.all(np.abs(found[:, label] - estimate) < 6 * error + 0.02)
 
 
+@pytest.mark.long
 def test_labels_help_where_they_say_everything():
     """Two images, one for each label: with the label known, nothing is left for the code."""
     x = np.zeros((64, 28, 28, 1), np.float32)

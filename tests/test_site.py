@@ -221,6 +221,7 @@ def small_course(tmp_path_factory):
     return builds
 
 
+@pytest.mark.long
 def test_the_command_names_every_fault_and_fails(small_course):
     root, done = small_course[""]
     assert done.returncode == 1, done.stderr
@@ -230,6 +231,7 @@ def test_the_command_names_every_fault_and_fails(small_course):
     assert re.search(r"kB  appendix/support\.html", done.stdout)
 
 
+@pytest.mark.long
 def test_what_nbdev_drops_from_the_first_cell_comes_back(small_course):
     root, _ = small_course[""]
     cells = nbformat.read(root / "_proc" / "tutorial" / "02_reparameterization.ipynb", as_version=4).cells
@@ -240,6 +242,7 @@ def test_what_nbdev_drops_from_the_first_cell_comes_back(small_course):
     assert source.split("\n\n", 2)[2] in cells[1].source
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["appendix/selftest", "tutorial/02_reparameterization"])
 def test_solutions_checks_and_answers_are_boxes_that_fold(small_course, name):
     root, _ = small_course[""]
@@ -324,6 +327,7 @@ def test_the_picture_of_a_badge_becomes_a_link():
         "[Open in Colab](https://colab.research.google.com/github/someone/vae_course/blob/main/nbs/part/02_x.ipynb)")
 
 
+@pytest.mark.long
 def test_without_a_name_no_page_has_an_address_of_the_repository(small_course):
     root, _ = small_course[""]
     texts = [path for path in (root / "_proc").rglob("*.*") if path.suffix in (".ipynb", ".qmd", ".yml")]
@@ -335,6 +339,7 @@ def test_without_a_name_no_page_has_an_address_of_the_repository(small_course):
     assert set(config["website"]) == {"title", "description"}
 
 
+@pytest.mark.long
 def test_one_line_gives_every_page_its_addresses(small_course):
     root, _ = small_course["someone"]
     config = yaml.safe_load((root / "nbs" / "nbdev.yml").read_text())["website"]
@@ -347,6 +352,7 @@ def test_one_line_gives_every_page_its_addresses(small_course):
     assert "github.io" not in page and "(reparameterization.html#reparameterize)" in page
 
 
+@pytest.mark.long
 def test_the_api_page_has_every_exported_name_and_its_chapter(small_course):
     from vae_course import support
     root, _ = small_course[""]

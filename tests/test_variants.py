@@ -301,6 +301,7 @@ def test_weights_average_to_the_evidence_under_full_covariance(x):
     assert np.all(np.abs(w.mean(axis=1) - 1) < 6 * w.std(axis=1) / np.sqrt(4000) + 2e-3)
 
 
+@pytest.mark.long
 def test_weights_agree_with_quadrature(pretrained, x_test):
     model, _ = pretrained
     x = x_test[:6]

@@ -269,6 +269,7 @@ def test_sliders_follow_keys_and_mouse(run, pretrained):
     assert np.abs(start - expected).max() > 50
 
 
+@pytest.mark.long
 def test_sliders_walk_and_sample(run, pretrained):
     page, before = run(SLIDERS)
     plane, samples = picture(page, 1), picture(page, 2)
