@@ -26,7 +26,7 @@ def test_nbdev_3s_table_says_what_settings_ini_says():
 
 def test_the_runner_tells_what_failed_and_how(tmp_path):
     """As nbdev_test does: marked cells are left out, a failed cell is shown, and the exit code is 1."""
-    sources = {"good": ["1 + 1", "#| slow\n1 / 0", "#| long\n1 / 0", "import tensorflow as tf\ntf.zeros(3)"], "wrong": ["number = 12345\nnumber / 0"],
+    sources = {"good": ["1 + 1", "#| slow\nslow_one", "#| long\nlong_one", "import tensorflow as tf\ntf.zeros(3)"], "wrong": ["number = 12345\nnumber / 0"],
                "dead": ["import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"]}
     for name, cells in sources.items():
         nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells]),
@@ -39,7 +39,7 @@ def test_the_runner_tells_what_failed_and_how(tmp_path):
     listed = done.stderr.split("Failed On The Following Notebooks:")[1]
     assert [Path(line).stem for line in listed.split()[1:]] == ["dead", "wrong"]
     again = subprocess.run([*command[:3], "--long"], cwd=ROOT, capture_output=True, text=True)
-    assert again.returncode == 1 and "#| long" in again.stderr and "#| slow" not in again.stderr
+    assert again.returncode == 1 and "'long_one' is not defined" in again.stderr and "slow_one" not in again.stderr
 
 
 def test_the_runner_refuses_what_is_no_notebook():
