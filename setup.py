@@ -21,7 +21,7 @@ setup(
     license_files=["LICENSE", "vae_course/datasets/README.md",
                    "vae_course/live/explorer_assets/runtime/LICENSE"],
     packages=find_packages(include=["vae_course*"]),
-    package_data={"vae_course": ["datasets/*", "pretrained/*"],
+    package_data={"vae_course": ["*.mplstyle", "datasets/*", "pretrained/*"],
                   "vae_course.live": ["explorer_assets/*", "explorer_assets/runtime/*"]},
     python_requires=">=" + facts["min_python"],
     install_requires=facts["requirements"].split(),

@@ -139,7 +139,7 @@ def parts(cells):
 def sentences(text):
     """(sentence, its paragraph); a row of a table and a list's item is a paragraph of its own."""
     text = re.sub(r"^(```|~~~).*?^\1|\$\$.*?\$\$|<!--.*?-->|<[^>]+>", " ", text, flags=re.S | re.M)
-    text = re.sub(r"\$[^$\n]+\$|`[^`\n]*`", " ", text)
+    text = re.sub(r"\$[^$\n]+\$|`[^`\n]*`|\[\([\w.]+\)\](?=\([^)]*#eq-)", " ", text)
     for paragraph in re.split(r"\n\s*\n|\n(?=\||- |\d+\. )", text):
         for sentence in re.split(r"(?<=[.!?:;])\s+(?=[A-Z*(\d])", paragraph):
             yield sentence, paragraph

@@ -55,9 +55,10 @@ def faults_of(tmp_path, *names):
 
 SOUND = """## A heading
 
-$$x = 1$$ {#eq-one}
+<a id="eq-one"></a>
+$$x = 1 \\qquad (4.1)$$
 
-By @eq-one, and not `@eq-none`, see [above](#a-heading), [itself](page.ipynb#a-heading) and
+By [(4.1)](#eq-one), see [above](#a-heading), [itself](page.ipynb#a-heading) and
 [elsewhere](https://example.org).
 
 ![a dot](images/dot.png)
@@ -71,7 +72,7 @@ def test_a_sound_page_has_no_fault(tmp_path):
     (tmp_path / "processed" / "images" / "dot.png").write_bytes(b"")
     assert faults_of(tmp_path) == []
     page = (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
-    assert '<a href="#eq-one">Equation 1</a>' in page and 'data-number="(1)"' in page
+    assert '<a href="#eq-one">(4.1)</a>' in page and '<a id="eq-one"></a>' in page
     assert "<figcaption>" in page and 'alt="a dot"' in page and page.count("<math") == 2
 
 
@@ -80,14 +81,14 @@ def test_a_sound_page_has_no_fault(tmp_path):
     ("[gone](page.ipynb#nowhere)", "page.html: link to page.html#nowhere, but there is no such anchor"),
     ("[gone](#nowhere)", "page.html: link to #nowhere, but there is no such anchor"),
     ("See @eq-two.", "page.html: reference to an equation that is not there: @eq-two"),
-    ("$$x = 1$$ {#eq-one}\n\nSee @eq-on.", "page.html: reference to an equation that is not there: @eq-on"),
+    ("See [(4.2)](#eq-two).", "page.html: link to #eq-two, but there is no such anchor"),
     ("![](images/dot.png)", "page.html: image without alt text: images/dot.png"),
     ("![dot](images/none.png)", "page.html: link to images/none.png, which does not exist"),
     ("![dot](https://example.org/x.png)", "page.html: loads https://example.org/x.png from elsewhere"),
     ('<script src="https://example.org/x.js"></script>', "page.html: loads https://example.org/x.js from elsewhere"),
     ('<iframe src="page.html"></iframe>', "page.html: iframe without title: page.html"),
     ('<iframe src="explorer/index.html" title="x"></iframe>', "page.html: link to explorer/index.html, which does not exist"),
-    (r"$$\frac{1}{$$ {#eq-one}", "page.ipynb: [WARNING] Could not convert TeX math"),
+    (r"$$\frac{1}{$$", "page.ipynb: [WARNING] Could not convert TeX math"),
     ("::: {.callout-tip}\nnever closed", "page.ipynb: [WARNING] Div at"),
     ("~~~python\nf(**options:VAR_KEYWORD)\n~~~", "page.html: code that is none: options:VAR_KEYWORD"),
     ("~~~\nx,  # from [`f`](page.html#f)\n~~~", "page.html: code that is none: [`f`](page.html#f)"),

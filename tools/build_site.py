@@ -200,8 +200,6 @@ def describe(value, module: str) -> str:
 def api_entry(shown, anchor: str, level: int) -> str:
     """One documented object, under a heading with an anchor of its own."""
     text = shown._repr_markdown_().removeprefix("---\n\n")
-    # Equations have numbers on the page of their chapter only.
-    text = re.sub(r"@eq-([\w-]+)", r"the equation \1", text)
     title = ".".join(anchor.split(".")[2 - level:])  # of a function its name, of a method its class too
     return re.sub(r"^#+ .*$", f"{'#' * level} {title} {{#{anchor}}}", text, count=1, flags=re.M)
 

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from course import ROOT, notebooks
+from equations import EQUATION
 
 SOLUTION = r'^#\| code-summary: "Solution (\d+)"'
 CHECK = r'^#\| code-summary: "Check (\d+) \((\d+) points?\)"'
@@ -88,9 +89,9 @@ def imports(cells, module, used):
 def text_for_students(text, equations, folder):
     """Links to chapters lead to nbs/, from `folder` there; equations referred to are written out below the text."""
     text = re.sub(r"\]\(([\w./-]+\.ipynb)", lambda link: f"]({posixpath.normpath(f'{folder}/{link[1]}')}", text)
-    labels = dict.fromkeys(re.findall(r"@(eq-[\w-]+)", text))
-    text = re.sub(r"@(eq-[\w-]+)", r"(\1)", text)
-    return text + "".join(f"\n\n$${equations[label]} \\tag{{{label}}}$$" for label in labels)
+    labels = dict.fromkeys(re.findall(r"\]\(#(eq-[\w-]+)\)", text))
+    text = re.sub(r"\[(\([\w.]+\))\]\(#eq-[\w-]+\)", r"\1", text)
+    return text + "".join(f"\n\n$${equations[label]}$$" for label in labels)
 
 
 def cell(kind, name, text):
@@ -130,7 +131,7 @@ def student_copy(path: Path, solved: bool = False) -> dict | None:
     all_code = "\n".join(given + [task[key] for task in checked for key in ("solution", "check")])
     used = {node.id for node in ast.walk(ast.parse(all_code)) if isinstance(node, ast.Name)}
     text = "\n".join(source(c) for c in cells if c["cell_type"] == "markdown")
-    equations = {label: body for body, label in re.findall(r"^\$\$(.+?)\$\$ \{#(eq-[\w-]+)\}", text, flags=re.M | re.S)}
+    equations = {label: f"{body} \\qquad ({number})" for label, body, number in EQUATION.findall(text)}
     title = re.match(r"# (.*)", source(cells[0])).group(1)
     link = f"../{path.relative_to(ROOT).as_posix()}"
     setup = ["from vae_course.support import quiet_tensorflow", "", "quiet_tensorflow()", "",

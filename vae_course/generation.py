@@ -18,7 +18,7 @@ from .contracts import integers
 from .data import pixels
 from .model import CVAE
 from .reparameterization import draw_eps
-from .support import atomic_path
+from .support import atomic_path, in_style
 
 # %% ../nbs/tutorial/06_generation.ipynb #g06r0001
 def check_sheet(
@@ -49,6 +49,7 @@ def image_grid(
     return sheet if channels == 3 else sheet[..., 0]
 
 # %% ../nbs/tutorial/06_generation.ipynb #8a56eea1
+@in_style
 def plot_images(
     images: np.ndarray,  # (n, height, width, 1 or 3), values from 0 to 1
     columns: int | None = None,  # None: as square as possible
@@ -79,6 +80,7 @@ def reconstruct(
     return model.decode(z, apply_sigmoid=True)
 
 # %% ../nbs/tutorial/06_generation.ipynb #bfe317f0
+@in_style
 def plot_reconstructions(
     model: CVAE,
     x: np.ndarray,  # (batch, 28, 28, 1) float32, each pixel 0 or 1
@@ -98,6 +100,7 @@ def save_figure(
         fig.savefig(temporary, dpi=100)
 
 # %% ../nbs/tutorial/06_generation.ipynb #c6a5c570
+@in_style
 def plot_epoch(
     model: CVAE,
     epoch: int,  # for the title
@@ -114,6 +117,7 @@ def image_path(epoch: int, folder: str | Path = ".") -> Path:
     return Path(folder) / f"image_at_epoch_{epoch:04d}.png"
 
 # %% ../nbs/tutorial/06_generation.ipynb #b61d3cd0
+@in_style
 def generate_and_save_images(
     model: CVAE,
     epoch: int,  # for the title and the file's name

@@ -22,6 +22,7 @@ from .contracts import integers
 from .data import pixels
 from .generation import image_grid
 from .model import CVAE
+from .support import in_style
 
 # %% ../nbs/tutorial/08_manifold.ipynb #m08r0001
 def check_shares(low: float, high: float):
@@ -79,6 +80,7 @@ def latent_image(
     return image_grid(model.sample(z), columns=n)
 
 # %% ../nbs/tutorial/08_manifold.ipynb #0a073e35
+@in_style
 def plot_latent_images(
     model: CVAE,  # with latent_dim 2
     n: int,  # digits along one axis
@@ -124,6 +126,7 @@ def check_labelled(mean, labels) -> tuple:  # both as arrays
 COLOURS = library["petroff10"]["axes.prop_cycle"].by_key()["color"]
 
 
+@in_style
 def plot_encoded(
     mean: np.ndarray,  # (n, 2), from `encode_images`
     labels: np.ndarray,  # (n,) integers

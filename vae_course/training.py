@@ -20,6 +20,7 @@ from .data import make_dataset, pixels
 from .elbo import elbo_terms
 from .model import CVAE
 from .reparameterization import draw_eps
+from .support import in_style
 
 # %% ../nbs/tutorial/05_training.ipynb #1018cd9b
 @pixels("x")
@@ -130,6 +131,7 @@ def train(
     return history
 
 # %% ../nbs/tutorial/05_training.ipynb #b43dd592
+@in_style
 def plot_history(
     history: list,  # from `train`, not empty
     title: str = "Training",

@@ -22,7 +22,7 @@ from .images import Images
 from .recipes import Recipe
 from ..reparameterization import draw_eps
 from .runs import recipe_from_card, save_run
-from ..support import atomic_path, check_integer
+from ..support import atomic_path, check_integer, in_style
 from ..training import plot_history
 
 # %% ../../nbs/engine/19_run_folder.ipynb #ccbace18
@@ -113,6 +113,7 @@ def write_pictures(folder, model, recipe, frames, test):
         save_figure(plot_latent_images(model, 20, digit_size=height), folder / "manifold.png")
 
 # %% ../../nbs/engine/19_run_folder.ipynb #242b1874
+@in_style
 def plot_samples(
     model: CVAE,
     seed: int,

@@ -22,7 +22,7 @@ def residual_block(
     h: keras.KerasTensor,  # (batch, width)
     init: list,  # two Keras initializers
 ) -> keras.KerasTensor:  # (batch, width)
-    "@eq-residual in two dense layers of the same width."
+    "A residual block of two dense layers of the same width."
     width = h.shape[-1]
     inner = keras.layers.Dense(width, "relu", kernel_initializer=init[0])(h)
     correction = keras.layers.Dense(width, kernel_initializer=init[1])(inner)

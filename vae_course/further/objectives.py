@@ -44,7 +44,7 @@ def information_of(
     mass: np.ndarray,  # (n, latent_dim, bins), the share of each q(z|x) in each bin
     factor: np.ndarray,  # (n,) integers
 ) -> np.ndarray:  # (latent_dim,) nats
-    "The sum over bins and values that @eq-information is for bins."
+    "The mutual information, summed over bins and values."
     total = np.maximum(mass.mean(axis=0), np.finfo(float).tiny)  # its logarithm is finite
     information = 0.0
     for value in np.unique(factor):

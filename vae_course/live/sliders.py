@@ -21,6 +21,7 @@ from .explorer import SAMPLES, SEEDS, describe_classes
 from ..manifold import on_plane, plot_encoded, plot_latent_images
 from ..model import CVAE
 from ..reparameterization import draw_eps
+from ..support import in_style
 
 # %% ../../nbs/live/32_sliders.ipynb #d0b0f28a
 def to_png(
@@ -149,6 +150,7 @@ def prior_widgets(
     return [seed, row]
 
 # %% ../../nbs/live/32_sliders.ipynb #05df55d1
+@in_style
 def static_view(model: CVAE) -> Figure:
     "The manifold, as a table of what the sliders would show."
     fig = plot_latent_images(model, 10)
