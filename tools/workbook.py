@@ -141,8 +141,8 @@ def measure(seeds=range(8)):
 
     elbos = [check.train_a_minute("vae_course", seed)[1] for seed in seeds]
     mean, s, n = np.mean(elbos), np.std(elbos, ddof=1), len(elbos)
-    # A new result differs from the mean of n by more than this once in 1000 runs.
-    reach = tfp.distributions.StudentT(n - 1.0, 0.0, 1.0).quantile(0.9995).numpy() * s * np.sqrt(1 + 1 / n)
+    # A new result differs from the mean of n by more than this once in 100 runs.
+    reach = tfp.distributions.StudentT(n - 1.0, 0.0, 1.0).quantile(0.995).numpy() * s * np.sqrt(1 + 1 / n)
     result = {"settings": check.SETTINGS, "elbos": [round(float(elbo), 3) for elbo in elbos],
               "mean": round(float(mean), 3), "low": round(float(mean - reach), 2), "high": round(float(mean + reach), 2)}
     (PARTS / "interval.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
