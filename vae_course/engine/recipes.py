@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'OUTPUT_BIASES', 'MEANING', 'TUTORIAL', 'SHORT', 'FAST', 'BEST', 'RECIPES', 'Recipe', 'changes',
-           'optimizer_class', 'check_recipe', 'check_meaning', 'count_steps', 'make_optimizer']
+           'show_recipe', 'optimizer_class', 'check_recipe', 'check_meaning', 'count_steps', 'make_optimizer']
 
 # %% ../../nbs/engine/12_recipes.ipynb #77a50b48
 import inspect
@@ -58,15 +58,6 @@ class Recipe:
         object.__setattr__(self, "sizes", tuple(sorted(dict(self.sizes).items())))  # so it hashes
         check_recipe(self)
 
-    def __repr__(self):
-        return f"Recipe({', '.join(f'{name}={value!r}' for name, value in changes(self).items())})"
-
-    def _repr_markdown_(self):
-        rows = [f"| `{name}` | {value} | {getattr(Recipe, name)} | {MEANING[name]} |"
-                for name, value in changes(self).items()]
-        head = "| field | here | in the tutorial | |\n|---|---|---|---|"
-        return "\n".join([head, *rows]) if rows else "The tutorial's own recipe."
-
 # %% ../../nbs/engine/12_recipes.ipynb #12r00001
 MEANING = {name: hint.__metadata__[0] for name, hint in Recipe.__annotations__.items()}
 
@@ -74,6 +65,19 @@ MEANING = {name: hint.__metadata__[0] for name, hint in Recipe.__annotations__.i
 def changes(recipe: Recipe) -> dict:
     "The fields in which a recipe differs from the tutorial's, the defaults."
     return {name: value for name, value in vars(recipe).items() if value != getattr(Recipe, name)}
+
+
+def show_recipe(recipe: Recipe) -> str:
+    "The changed fields as a table, for notebooks."
+    rows = [f"| `{name}` | {value} | {getattr(Recipe, name)} | {MEANING[name]} |"
+            for name, value in changes(recipe).items()]
+    head = "| field | here | in the tutorial | |\n|---|---|---|---|"
+    return "\n".join([head, *rows]) if rows else "The tutorial's own recipe."
+
+
+Recipe.__repr__ = lambda self: (
+    f"Recipe({', '.join(f'{name}={value!r}' for name, value in changes(self).items())})")
+Recipe._repr_markdown_ = show_recipe
 
 # %% ../../nbs/engine/12_recipes.ipynb #2b309f90
 def optimizer_class(
