@@ -66,7 +66,7 @@ def changes(recipe: Recipe) -> dict:
     "The fields in which a recipe differs from the tutorial's, the defaults."
     return {name: value for name, value in vars(recipe).items() if value != getattr(Recipe, name)}
 
-
+# %% ../../nbs/engine/12_recipes.ipynb #12r00004
 def show_recipe(recipe: Recipe) -> str:
     "The changed fields as a table, for notebooks."
     rows = [f"| `{name}` | {value} | {getattr(Recipe, name)} | {MEANING[name]} |"
