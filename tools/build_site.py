@@ -197,7 +197,7 @@ def describe(value, module: str) -> str:
     if isinstance(value, type | FunctionType) and home != module:
         return f"The same as [{home}.{value.__name__}](#{home}.{value.__name__})."
     shown = repr(value)
-    return f"`{shown}`" if len(shown) <= 400 else f"A value of type `{type(value).__name__}`."
+    return f"`{shown}`" if len(shown) <= 400 and " at 0x" not in shown else f"A value of type `{type(value).__name__}`."
 
 
 def api_entry(shown, anchor: str, level: int) -> str:
