@@ -14,7 +14,7 @@ decoder = keras.Sequential([
     keras.Input((2,)), keras.layers.Dense(7 * 7 * 32, activation="relu"), keras.layers.Reshape((7, 7, 32)),
     keras.layers.Conv2DTranspose(64, 3, 2, "same", activation="relu"),
     keras.layers.Conv2DTranspose(32, 3, 2, "same", activation="relu"), keras.layers.Conv2DTranspose(1, 3, 1, "same")])
-adam = keras.optimizers.Adam(1e-3)
+adam = keras.optimizers.Adam(2e-3)
 weights = encoder.trainable_variables + decoder.trainable_variables
 adam.build(weights)
 
@@ -30,5 +30,5 @@ def step(x):
     adam.apply(tape.gradient(loss, weights))
 
 
-for x in tf.data.Dataset.from_tensor_slices(x_train).shuffle(60_000, seed=0).batch(64):
+for x in tf.data.Dataset.from_tensor_slices(x_train).shuffle(60_000, seed=0).batch(32):
     step(x)
