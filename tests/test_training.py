@@ -1,5 +1,7 @@
 """The objective, the step, recipes and the loop."""
 
+import json
+import pickle
 from dataclasses import replace
 
 import keras
@@ -16,7 +18,7 @@ from vae_course.engine.recipes import BEST, FAST, RECIPES, SHORT, TUTORIAL, Reci
 from vae_course.reparameterization import draw_eps
 from vae_course.engine.runs import load_run, recipe_from_card, save_run
 from vae_course.engine.loop import fit, make_train_step
-from vae_course.training import compute_loss, evaluate, train, train_step
+from vae_course.training import Evaluation, History, apply_step, compute_loss, evaluate, train, train_step
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +95,15 @@ def test_step_takes_ragged_batches_and_equals_plain_gradient_descent(x):
             assert np.allclose(weight, value, atol=1e-6)
 
 
+def test_the_graph_computes_what_python_computes(x_test):
+    plain, traced = CVAE(2, (4, 8), seed=0), CVAE(2, (4, 8), seed=0)
+    adams = keras.optimizers.Adam(1e-3), keras.optimizers.Adam(1e-3)
+    for t, size in enumerate((32, 32, 7)):  # the last batch is ragged
+        x, eps = x_test[:size], draw_eps(0, t, (size, 2))
+        losses = apply_step(plain, x, adams[0], eps, "monte_carlo"), train_step(traced, x, adams[1], eps)
+        assert np.isclose(*losses, rtol=1e-5)  # float32, sums in another order
+
+
 def test_training_lowers_the_loss_on_real_data(x_train, x_test):
     history = fit(replace(SHORT, epochs=3), x_train, x_test[:500], verbose=False)[1]
     elbos = [entry["test_elbo"] for entry in history]
@@ -137,6 +148,46 @@ def test_output_is_the_tutorials_line(x_train, x_test, capsys):
 def test_evaluation_does_not_depend_on_the_batch_size(model, x_test):
     results = [evaluate(model, x_test[:130], batch_size=size)["elbo"] for size in (1000, 64, 7)]
     assert np.allclose(results, results[0], rtol=1e-6)  # float32 sums in another order
+
+
+def test_an_evaluation_is_a_dict_that_knows_its_error(model, x_test):
+    found, eps = evaluate(model, x_test[:50]), draw_eps(0, -1, (50, 2))
+    each = elbo_terms(model, x_test[:50], eps).elbo().numpy()
+    assert isinstance(found, dict) and list(found) == ["elbo", "reconstruction", "kl"]
+    assert np.allclose(found.each, each, rtol=1e-6)
+    assert np.isclose(found.error, each.std(ddof=1) / np.sqrt(50), rtol=1e-3)  # float32 differences
+    assert found == json.loads(json.dumps(found)) == pickle.loads(pickle.dumps(found)) == dict(found)
+    assert type({"images": 50} | found) is dict
+
+
+def test_a_notebook_shows_an_evaluation_with_its_error():
+    found = Evaluation(elbo=-156.816, reconstruction=-150.5, kl=6.316)
+    assert found._repr_markdown_() == "ELBO −156.82 nats per image: reconstruction −150.50, KL 6.32"
+    found.each = np.float32([-150, -160])  # the mean of two: half their distance
+    assert found._repr_markdown_().startswith("ELBO −156.82 ± 5.00 nats per image")
+    found.each = found.each[:1]  # one image has no spread
+    assert "±" not in found._repr_markdown_()
+
+
+def test_a_notebook_shows_a_history_as_a_table():
+    entry = {"epoch": 1, "train_loss": 170.126, "test_elbo": -165.0, "test_reconstruction": -160.5, "test_kl": 4.5}
+    history = History([entry, entry | {"epoch": 2, "seconds": 3.25}])
+    assert history == [history[0], history[1]] == json.loads(json.dumps(history)) == pickle.loads(pickle.dumps(history))
+    head, line, one, two = history._repr_markdown_().split("\n")
+    assert head == "| epoch | − train loss | test ELBO | reconstruction | KL |" and line == "| --: | --: | --: | --: | --: |"
+    assert one == "| 1 | −170.13 | −165.00 | −160.50 | 4.50 |"
+    assert two == "| 2 | −170.13 | −165.00 | −160.50 | 4.50 |"
+    history[0]["seconds"] = 3.75  # the first entry says which columns there are
+    assert history._repr_markdown_().split("\n")[::3] == [head + " seconds |", two + " 3.25 |"]
+    assert "no epoch yet" in History()._repr_markdown_()
+
+
+def test_both_loops_return_a_history(x_train, x_test, tmp_path):
+    history = train(CVAE(2, (2, 2), seed=0), x_train[:64], x_test[:10], epochs=1)
+    recipe = replace(SHORT, epochs=1, filters=(2, 2))
+    runs = [fit(recipe, x_train[:64], x_test[:10], verbose=False, checkpoint_dir=tmp_path)[1] for _ in range(2)]
+    assert {type(found) for found in (history, *runs)} == {History}  # the last one from a checkpoint
+    assert runs[0] == runs[1]
 
 
 def test_card_of_the_pretrained_model_is_true(pretrained, x_test):
