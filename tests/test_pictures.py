@@ -6,7 +6,22 @@ import pytest
 import scipy.stats
 from matplotlib.figure import Figure
 
-from vae_course.animation import FrameRecorder, figure_to_frame, show_gif, write_gif
+from vae_course.animation import (
+    CARD,
+    COLOURS,
+    GREYS,
+    PLANE,
+    FrameRecorder,
+    draw_on_card,
+    figure_to_frame,
+    film,
+    log_steps,
+    plot_plane,
+    show_gif,
+    take_snapshots,
+    to_palette,
+    write_gif,
+)
 from vae_course.generation import (
     display_image,
     generate_and_save_images,
@@ -26,6 +41,7 @@ from vae_course.manifold import (
 )
 from vae_course.model import CVAE
 from vae_course.reparameterization import draw_eps
+from vae_course.training import train
 
 
 @pytest.mark.parametrize(("n", "columns", "shape"), [(16, None, (4, 4)), (5, None, (2, 3)), (6, 6, (1, 6)),
@@ -122,14 +138,22 @@ def test_bad_frames_write_nothing(tmp_path, frames, duration, error, message):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_gif_is_called_gif(tmp_path):
+    with pytest.raises(ValueError, match="must end in .gif"):
+        write_gif([np.zeros((4, 4), np.uint8)], tmp_path / "film.png")
+    assert not list(tmp_path.iterdir())
+
+
 def test_recorder_keeps_only_its_own_frames(tmp_path, pretrained, model, x):
     save_figure(plot_images(x), tmp_path / "image_at_epoch_0009.png")  # left by an earlier run
     recorder = FrameRecorder(x, tmp_path)
     recorder(0, model, [])
     recorder(1, pretrained[0], [])
     assert len(recorder.frames) == 2 and (recorder.frames[0] != recorder.frames[1]).any()
-    saved = np.asarray(display_image(1, tmp_path))[..., :3].mean(axis=-1)
-    assert np.abs(saved - recorder.frames[1]).max() <= 0.5  # a frame is rounded
+    saved = np.asarray(display_image(1, tmp_path)).astype(float)
+    opacity = saved[..., 3] / 255
+    on_card = opacity * saved[..., :3].mean(axis=-1) + (1 - opacity) * CARD
+    assert np.abs(on_card - recorder.frames[1]).max() <= 1  # a frame is rounded, twice
 
 
 def test_frames_do_not_jitter(pretrained, x):
@@ -142,6 +166,63 @@ def test_frames_do_not_jitter(pretrained, x):
 def test_frame_of_a_figure_is_grey(x):
     frame = figure_to_frame(plot_images(x, title="epoch 1"))
     assert frame.dtype == np.uint8 and frame.ndim == 2 and frame.max() == 255
+
+
+def test_frames_are_opaque(x):
+    fig = Figure(figsize=(0.4, 0.3), dpi=100, facecolor="none")
+    assert (draw_on_card(fig) == CARD).all() and draw_on_card(fig).shape == (30, 40, 3)
+    fig.set_facecolor((1, 0, 0, 0.5))
+    assert np.allclose(draw_on_card(fig), [(255 + CARD) / 2, CARD / 2, CARD / 2], atol=1.5)  # opacity in bytes
+
+
+def test_palette_takes_the_nearest_colour(rng):
+    frame = rng.integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    for palette in (GREYS, PLANE):
+        found = to_palette(frame, palette)
+        distances = np.linalg.norm(frame[:, :, None].astype(float) - palette, axis=-1)
+        assert found.dtype == np.uint8
+        assert np.allclose(np.linalg.norm(frame.astype(float) - found, axis=-1), distances.min(axis=-1))
+    assert (to_palette(PLANE[None], PLANE) == PLANE).all() and CARD in GREYS and len(PLANE) == 15
+
+
+@pytest.mark.parametrize(("last", "n", "first"), [(1876, 15, 5), (10, 30, 5), (3, 4, 5), (1, 1, 5), (100, 2, 1)])
+def test_log_steps_go_from_0_to_the_last(last, n, first):
+    steps = log_steps(last, n, first)
+    assert steps[0] == 0 and steps[-1] == last and steps == sorted(set(steps)) and len(steps) <= n + 1
+    ratios = np.divide(steps[2:], steps[1:-1])
+    assert n != 15 or np.ptp(ratios) < 0.2  # even on a logarithmic scale, but for the rounding
+
+
+def test_snapshots_are_those_of_the_plain_loop(x_test, capsys):
+    few, one, other = x_test[:100], CVAE(filters=(4, 8), seed=0), CVAE(filters=(4, 8), seed=0)
+    first = one.get_weights()
+    snapshots = take_snapshots(one, few, [0, 2, 8], batch_size=32, seed=3)
+    train(other, few, few, epochs=2, batch_size=32, learning_rate=1e-3, seed=3)
+    assert list(snapshots) == [0, 2, 8]
+    for weights, expected in ((snapshots[0], first), (snapshots[8], other.get_weights()), (snapshots[8], one.get_weights())):
+        assert all((a == b).all() for a, b in zip(weights, expected, strict=True))
+    assert any((a != b).any() for a, b in zip(snapshots[2], snapshots[8], strict=True))
+
+
+def test_a_film_shows_each_snapshot_and_leaves_the_last(pretrained, model, x):
+    actor, snapshots = CVAE(seed=5), {0: model.get_weights(), 7: pretrained[0].get_weights()}
+    frames = film(actor, snapshots, lambda model, step: plot_images(reconstruct(model, x), title=f"{step}"))
+    expected = [plot_images(reconstruct(each, x), title=title) for each, title in ((model, "0"), (pretrained[0], "7"))]
+    assert all((a == to_palette(draw_on_card(b), GREYS)).all() for a, b in zip(frames, expected, strict=True))
+    assert np.allclose(reconstruct(actor, x), reconstruct(pretrained[0], x))
+
+
+def test_plane_shows_every_code_and_an_ellipse_a_label():
+    mean = np.float32([[0, 0], [1, 2], [-1, 0.5], [3, 3]])
+    logvar = np.log(np.float32([[1, 1], [4, 0.25], [1, 1], [1, 1]]))
+    ax = plot_plane(mean, logvar, np.array([3, 7, 3, 0]), "a title").axes[0]
+    dots = np.concatenate([collection.get_offsets() for collection in ax.collections])
+    assert sorted(map(tuple, dots)) == sorted(map(tuple, mean))
+    assert {text.get_text() for text in ax.texts} == {"0", "3", "7", "a title"}
+    (ellipse,) = [line.get_xydata() for line in ax.lines if line.get_color() == COLOURS[7]]
+    assert np.allclose(((ellipse - [1, 2]) / [2, 0.5])**2 @ [1, 1], 1)
+    circles = [np.linalg.norm(line.get_xydata(), axis=1) for line in ax.lines if line.get_linestyle() == "--"]
+    assert np.allclose(circles, [[1], [2]])
 
 
 def test_show_gif_is_markdown_with_alt_text(tmp_path, x):
@@ -206,6 +287,8 @@ def test_walk_starts_and_ends_where_it_should(pretrained):
     (lambda model: walk(model, [0, 0], [1, 1], steps=1), "steps must be at least 2"),
     (lambda model: walk(model, [0], [1]), r"shape \(2,\)"),
     (lambda model: plot_encoded(np.zeros((3, 3)), np.zeros(3)), r"\(n, 2\)"),
+    (lambda model: plot_encoded(np.zeros((5, 2)), np.zeros(10)), r"got \(5, 2\) and \(10,\)"),
+    (lambda model: plot_latent_images(CVAE(latent_dim=3), 5), "latent_dim 2, got 3"),
 ])
 def test_bad_input_is_refused(model, call, message):
     with pytest.raises(ValueError, match=message):
