@@ -361,10 +361,10 @@ def test_the_ring_is_where_z_is():
 
 def test_a_figure_where_nobody_watches(pretrained, monkeypatch):
     assert not sliders.someone_watches()
-    assert sliders.explore(pretrained[0]).axes[0].get_title()
+    assert sliders.explore(pretrained[0]).axes[0].get_title(loc="left")
     monkeypatch.setattr(sliders, "someone_watches", lambda: True)
     monkeypatch.setattr(sliders.importlib.util, "find_spec", lambda name: None)  # not installed
-    assert sliders.explore(pretrained[0]).axes[0].get_title()
+    assert sliders.explore(pretrained[0]).axes[0].get_title(loc="left")
 
 
 @pytest.mark.parametrize("allowed", [True, False])
