@@ -59,6 +59,16 @@ def test_a_block_is_the_formula(rng):
     assert np.allclose(block(h), expected, atol=1e-4)  # float32 sums of six terms
 
 
+def test_a_block_without_a_correction_passes_negative_numbers_on(rng):
+    """As in He et al., 2016: no ReLU stands behind the sum."""
+    inputs = keras.Input((6,))
+    block, h = keras.Model(inputs, residual_block(inputs, ["glorot_uniform", "zeros"])), tf.Variable(rng.normal(size=(5, 6)))
+    with tf.GradientTape() as tape:
+        out = block(h)
+    assert (out.numpy() == h.numpy().astype(np.float32)).all() and (h.numpy() < 0).any()
+    assert np.array_equal(tape.gradient(out, h), np.ones((5, 6)))
+
+
 def test_every_variable_gets_a_gradient(small, x):
     with tf.GradientTape() as tape:
         loss = compute_loss(small, x, draw_eps(0, 0, (len(x), 2)))

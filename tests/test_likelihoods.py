@@ -235,6 +235,16 @@ def test_density_with_noise_bounds_the_mass():
     assert -1e-5 < bits + exact / np.log(2) < 1e-3
 
 
+def test_an_exact_zero_with_noise_costs_log2_e_minus_1_bits():
+    """Chapter 27: the continuous Bernoulli pays for the noise, whatever the logit; levels do not."""
+    x = (np.arange(2000) + 0.5) / 2000 / 256  # byte 0 with noise
+    bits = [bits_per_dimension(np.mean(ContinuousBernoulli().log_prob(pixels(x), pixels(np.full(2000, a)))), (1, 1, 1), None)
+            for a in range(-1024, 0, 8)]
+    assert np.isclose(min(bits), np.log2(np.e) - 1, atol=1e-4)
+    certain = DiscretizedLogistic().log_prob(pixels([0]), np.float32([[[[-1.0, -5.0]]]]))
+    assert -float(certain[0]) / np.log(2) < 1e-6
+
+
 @pytest.mark.parametrize(("call", "message"), [
     (lambda: Bernoulli().log_prob(pixels([0.5]), pixels([0])), "each pixel must be 0 or 1"),
     (lambda: ContinuousBernoulli().log_prob(pixels([1.5]), pixels([0])), "from 0 to 1, got values from 1.5"),

@@ -167,6 +167,13 @@ def test_gap_of_perfect_shared_and_turned_codes():
     assert np.allclose(gap(factors @ np.array([[1, 1], [-1, 1]])), 0, atol=0.05)
 
 
+def test_gap_does_not_ask_whether_a_dimension_holds_one_factor():
+    factors = grid(6, 6)
+    number = np.stack([np.arange(36), np.zeros(36)], axis=1)  # one dimension tells both factors
+    information = mutual_information(number, np.full((36, 2), -8.0), factors)
+    assert np.allclose(information_gap(information, factors), 1, atol=1e-6)
+
+
 # IWAE.
 
 def test_weights_agree_with_tensorflow_probability(pretrained, x):
