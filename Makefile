@@ -6,11 +6,13 @@ JOBS ?= 2
 # For pytest, such as --long; that one is for the notebooks, too.
 OPTIONS ?=
 
-.PHONY: help train lab test test-all test-pythons notebooks notebooks-all exercises pretrained bench bench-quick lint site site-check links clean
+.PHONY: help train lab workbook judge test test-all test-pythons notebooks notebooks-all exercises pretrained bench bench-quick lint site site-check links clean
 
 help:
 	@echo "make train          set up, then train on MNIST and write pictures (about two minutes on two cores)"
 	@echo "make lab            set up, then open the chapters in JupyterLab"
+	@echo "make workbook       set up, and make workbook/: a package in which you write the functions, with checks"
+	@echo "make judge FILE=x.py   run a VAE of your own in one file and say what it is worth"
 	@echo "make test           set up, then run every notebook and every test, but for what is marked long"
 	@echo "make test-all       all notebooks with their slow cells, all tests (two hours and more on two cores)"
 	@echo "make test-pythons   the wheel and the tutorial's tests on the other Pythons of this machine"
@@ -50,6 +52,12 @@ train: .venv/library
 
 lab: .venv/lab
 	$(BIN)/jupyter lab --notebook-dir nbs
+
+workbook: .venv/library
+	$(BIN)/python tools/workbook.py
+
+judge: .venv/library
+	$(BIN)/python tools/workbook/check.py $(FILE)
 
 # The notebooks as nbdev_test runs them, each in a process of its own; but TensorFlow is loaded once.
 test: .venv/dev

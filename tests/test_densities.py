@@ -1,5 +1,7 @@
 """Loss values: densities and KL against scipy and TFP, and exact cases."""
 
+import re
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from vae_course.elbo import bernoulli_log_prob, kl_standard_normal, log_normal_pdf
+from vae_course.elbo import ElboTerms, bernoulli_log_prob, kl_standard_normal, log_normal_pdf
 from vae_course.reparameterization import draw_eps, reparameterize
 
 # float32 keeps 24 bits: a sum of a few hundred rounded terms is good to about 1e-5 of its size.
@@ -122,6 +124,31 @@ def test_monte_carlo_kl_meets_the_closed_form():
     error = samples.std() / np.sqrt(len(samples))
     # Five standard errors: a right estimator fails this once in two million seeds.
     assert abs(samples.mean() - kl_standard_normal(mean, logvar)[0]) < 5 * error
+
+
+def table_of(terms):
+    """{term: its cell} of the table that a notebook shows."""
+    head, _, *rows = terms._repr_markdown_().split("\n")
+    assert head == "| term | nats per image |"
+    return dict(re.fullmatch(r"\| (.*?) \| ([^|]*?) \|", row).groups() for row in rows)
+
+
+def test_terms_show_themselves_as_means_with_standard_errors(rng):
+    arrays = rng.normal([[-150], [-3], [2], [5]], [[40], [1], [1], [2]], size=(4, 50)).astype(np.float32)
+    terms = ElboTerms(*map(tf.constant, arrays))
+    table = table_of(terms)
+    assert list(table)[-1] == "ELBO" and len(table) == 5
+    log_px_z, log_pz, log_qz_x, kl = arrays.astype(float)
+    for shown, values in zip(table.values(), [log_px_z, log_pz, log_qz_x, kl, log_px_z + log_pz - log_qz_x], strict=True):
+        mean, error = map(float, shown.split(" ± "))
+        # Rounded to two digits.
+        assert abs(mean - values.mean()) <= 0.00501
+        assert abs(error - scipy.stats.sem(values)) <= 0.00501
+
+
+def test_terms_of_one_image_have_no_standard_error():
+    table = table_of(ElboTerms(*(tf.constant([number]) for number in (-150.0, -3.0, 2.0, 5.0))))
+    assert list(table.values()) == ["-150.00", "-3.00", "2.00", "5.00", "-155.00"]
 
 
 @pytest.mark.parametrize(("call", "message"), [

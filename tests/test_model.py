@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from vae_course.elbo import log_normal_pdf
 from vae_course.training import trace
 from vae_course.engine.families import FastCVAE
 from vae_course.engine.keras_fit import KerasCVAE
-from vae_course.model import CVAE, make_decoder, make_encoder
+from vae_course.model import LOGVAR_BOUND, CVAE, make_decoder, make_encoder
 from vae_course.reparameterization import draw_eps
 from vae_course.engine.runs import load_model, save_model
 
@@ -74,6 +75,30 @@ def test_without_reparameterization_the_encoder_gets_none(model, x, rng):
     assert gradients == [None] * len(model.encoder.trainable_variables)
 
 
+def test_without_reparameterization_the_loss_hides_the_fault(pretrained, x):
+    """log q(z|x) depends on the encoder in any case: no gradient is None, but its mean is 0."""
+    model, copies, eps = pretrained[0], np.repeat(x[1:2], 2000, axis=0), draw_eps(0, 0, (2000, 2))
+    losses, told = [], []
+    for pass_on in (tf.identity, tf.stop_gradient):
+        with tf.GradientTape(persistent=True) as tape:
+            mean, logvar = model.encode(copies)
+            z = pass_on(model.reparameterize(mean, logvar, eps))
+            loss = (log_normal_pdf(z, mean, logvar) - log_normal_pdf(z, 0.0, 0.0) - model.log_likelihood(copies, z))
+        assert None not in tape.gradient(loss, model.trainable_variables)
+        gradient = tape.gradient(loss, mean).numpy()
+        losses.append(loss)
+        told.append(np.abs(gradient.mean(axis=0)) / (gradient.std(axis=0) / np.sqrt(len(gradient))))  # standard errors
+    assert np.allclose(*losses)
+    assert (told[0] > 10).all() and (told[1] < 4).all()
+
+
+def test_float32_draws_a_gaussian_as_narrow_as_the_bound_allows():
+    noise = draw_eps(0, 0, (10_000,))
+    widths = [np.std(3 + np.float32(sigma) * noise.numpy(), dtype=np.float64) / sigma
+              for sigma in (np.exp(-LOGVAR_BOUND / 2), 1e-8)]
+    assert np.allclose(widths, [1, 0], atol=0.03)  # 10,000 draws give a width to 0.7 %
+
+
 def test_a_trace_serves_any_batch(model, x_test):
     graph = trace(lambda x, eps: model(x, eps), model)
     for size in (1, 3, 32):
@@ -136,6 +161,9 @@ def test_failed_save_keeps_the_old_file(tmp_path, model, monkeypatch):
     ({"filters": (32, 0)}, ValueError, "filters must be at least 1"),
     ({"filters": (32, 64, 128)}, ValueError, "two numbers"),
     ({"filters": 32}, ValueError, "two numbers"),
+    ({"image_shape": (28, 28)}, ValueError, "height, width, channels"),
+    ({"image_shape": (28, 6, 1)}, ValueError, "width must be at least 7, got 6"),
+    ({"image_shape": (28, 28, 1.0)}, TypeError, "channels must be an integer"),
 ])
 @pytest.mark.parametrize("make", [CVAE, FastCVAE, make_encoder, make_decoder])
 def test_sizes_that_make_no_network_are_refused(make, arguments, error, message):

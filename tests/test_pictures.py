@@ -25,6 +25,7 @@ from vae_course.manifold import (
     walk,
 )
 from vae_course.model import CVAE
+from vae_course.reparameterization import draw_eps
 
 
 @pytest.mark.parametrize(("n", "columns", "shape"), [(16, None, (4, 4)), (5, None, (2, 3)), (6, 6, (1, 6)),
@@ -60,6 +61,17 @@ def test_reconstruction_beats_the_mean_image_for_nearly_every_digit(pretrained, 
     p = np.clip(np.stack([reconstruct(pretrained[0], x), np.broadcast_to(x.mean(axis=0), x.shape)]), 1e-6, 1 - 1e-6)
     log_prob = (x * np.log(p) + (1 - x) * np.log(1 - p)).sum(axis=(2, 3, 4))
     assert np.mean(log_prob[0] > log_prob[1]) > 0.9
+
+
+def test_reconstruct_refuses_what_is_not_binary(model, mnist):
+    with pytest.raises(TypeError, match="must be binarised float32, got uint8"):
+        reconstruct(model, mnist[1][0][:2, ..., None])
+
+
+def test_samples_are_a_little_too_white_on_average(pretrained, x_test):
+    white = pretrained[0].sample(draw_eps(0, 1, (2000, 2))).numpy().mean(axis=(1, 2, 3))
+    error = white.std() / np.sqrt(len(white))
+    assert 5 * error < white.mean() - x_test.mean() < 0.02
 
 
 def test_tutorials_picture_is_saved_and_read_back(tmp_path, pretrained, x_test):

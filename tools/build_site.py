@@ -23,6 +23,7 @@ from types import FunctionType
 
 import nbformat
 import yaml
+import workbook
 from check_pages import LIMIT, Page, check_pages, weigh_pages
 from course import find_notebooks, number_of, sidebar
 from links import read_settings
@@ -122,6 +123,8 @@ def mend(processed: Path, file: Path, settings: dict):
     for cell in notebook.cells[1:]:
         if cell.cell_type == "markdown":
             cell.source = mend_links(cell.source, settings, folder)
+            download = f"`make workbook` (or [download it]({'../' * len(file.parent.parts)}workbook.zip))"
+            cell.source = cell.source.replace("`make workbook`", download)
         if is_command(cell):
             continue
         for output in cell.get("outputs", []):
@@ -194,7 +197,7 @@ def describe(value, module: str) -> str:
     if isinstance(value, type | FunctionType) and home != module:
         return f"The same as [{home}.{value.__name__}](#{home}.{value.__name__})."
     shown = repr(value)
-    return f"`{shown}`" if len(shown) <= 400 else f"A value of type `{type(value).__name__}`."
+    return f"`{shown}`" if len(shown) <= 400 and " at 0x" not in shown else f"A value of type `{type(value).__name__}`."
 
 
 def api_entry(shown, anchor: str, level: int) -> str:
@@ -222,6 +225,13 @@ def build_explorer(out: Path):
     from vae_course.engine.runs import load_pretrained
     grey, labels = load_mnist()[1]
     build(*load_pretrained(), preprocess_images(grey), labels, out / "explorer")
+
+
+def build_workbook(out: Path):
+    """The workbook as an archive, for those who read the course on the site."""
+    with tempfile.TemporaryDirectory() as folder:
+        workbook.make(Path(folder, "workbook"))
+        shutil.make_archive(str(out / "workbook"), "zip", folder)
 
 
 def check_notebooks(root: Path) -> list[str]:
@@ -286,6 +296,7 @@ def main():
         faults += make_preview(processed, out, entries, settings["title"]) + check_texts(root)
     shutil.move(explorer / "explorer", out)
     explorer.rmdir()
+    build_workbook(out)
     sys.exit(report(out, faults) > 0)
 
 

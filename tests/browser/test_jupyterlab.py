@@ -35,6 +35,7 @@ sys.path.insert(0, str(NBS.parent / "tools"))
 import course  # noqa: E402
 
 SLIDERS = "32_sliders"
+WIDGETS = {SLIDERS, "02_reparameterization"}  # where a person is there, a widget stands for a picture
 # Pictures and folded code; a film; signatures and solutions.
 KINDS = {"01_data", "07_animation", "11_families"}
 ALL = os.environ.get("LAB_CHAPTERS") == "all"
@@ -217,7 +218,7 @@ def check(page, before, name):
         for out in cell.get("outputs", ()):
             said = "\n".join(out.get("traceback", [])) + "".join(out.get("text", ""))
             assert out["output_type"] != "error" and out.get("name") != "stderr", said
-    if name != SLIDERS:  # there a widget stands for the picture
+    if name not in WIDGETS:
         assert pictures(shown) == pictures(saved)
     folded_before, images_before = before
     count = count_images(saved) + 2 * (name == SLIDERS)  # three images of widgets for one picture

@@ -23,6 +23,7 @@ from .families import LIKELIHOODS, MODELS, VAE
 from .images import Images, check_label_range
 from .recipes import Recipe, count_steps, make_optimizer
 from ..support import atomic_path
+from ..training import History
 
 # %% ../../nbs/engine/13_checkpoints.ipynb #84037c21
 def checksum(
@@ -178,7 +179,7 @@ class Run:
 
     model: VAE
     optimizer: keras.optimizers.Optimizer
-    history: list = field(default_factory=list)  # an entry for each finished epoch
+    history: History = field(default_factory=History)  # an entry for each finished epoch
     losses: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))  # of this epoch
 
     objects = property(lambda self: {"model": self.model, "optimizer": self.optimizer})
@@ -193,10 +194,9 @@ class Run:
 
     def load(self, keeper):
         "Go on from the newest checkpoint, if there is one; returns whether there was."
-        found = keeper.load()
-        if found:
+        if found := keeper.load():
             arrays, facts = found
-            self.losses, self.history = arrays.pop("losses"), facts["history"]
+            self.losses, self.history = arrays.pop("losses"), History(facts["history"])
             set_state(self.objects, arrays)
         return found is not None
 

@@ -182,7 +182,8 @@ def register_model(
 ) -> Callable:  # a decorator of a function (recipe, images) -> VAE
     "Give a family of models a name that a recipe may use."
     def keep(build):
-        MODELS.add(name, Family(build, tuple(fields), tuple(sizes), labels, image_shape),
+        only = image_shape and tuple(image_shape)
+        MODELS.add(name, Family(build, tuple(fields), tuple(sizes), labels, only),
                    build.__qualname__)
         return build
 
