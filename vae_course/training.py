@@ -182,7 +182,7 @@ def plot_history(
     left.plot(epoch, -series["train_loss"], "s--C4", label="train ELBO, during the epoch")
     right.plot(epoch, series["test_kl"], "o-", color=COLOUR["kl"], label="test KL")
     for ax in (left, right):
-        ax.set(xlabel="epoch", ylabel="nats per image", title=title)
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.set(xlabel="epoch", ylabel="nats per image", title=title,
+               xticks=epoch[::-(-len(epoch) // 10)])  # ten of them at most
         ax.legend()
     return fig
