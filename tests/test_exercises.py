@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -109,9 +110,10 @@ def test_mistake_gives_its_hint(chapter, number, right, wrong, words):
         attempt(FOLDER / f"{chapter}.ipynb", number, (right, wrong))
 
 
-def test_every_task_has_a_mistake_planted():
-    planted = {(chapter, number) for chapter, number, *_ in MISTAKES}
-    assert planted == {(path.stem, number) for path, number in TASKS}
+def test_every_check_is_tried_with_three_wrong_answers():
+    planted = Counter((chapter, number) for chapter, number, *_ in MISTAKES)
+    assert set(planted) == {(path.stem, number) for path, number in TASKS}
+    assert min(planted.values()) >= 3, [task for task, count in planted.items() if count < 3]
 
 
 def test_a_stub_keeps_signature_and_docstring_and_nothing_else():
