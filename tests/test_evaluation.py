@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, special
 
-from vae_course.truth.diagnosis import latent_statistics
+from vae_course.truth.diagnosis import latent_statistics, report
 from vae_course.elbo import LOGIT_BOUND, elbo_terms
 from vae_course.truth.evaluation import (
+    error_bars,
     flat_decoder,
     iwae_bound,
     lattice,
@@ -111,6 +112,37 @@ def test_remaining_error_is_a_geometric_series():
     assert np.isclose(remaining_error(changes), by_hand) and remaining_error(changes[:1]) == np.inf
     lucky = [rng.normal(0, 1, 4), np.zeros(4)]  # a change of 0 is luck and no convergence
     assert remaining_error(lucky) > 1e-3
+
+
+def test_error_bars_hold_no_luck():
+    rng = np.random.default_rng(0)
+    changes = [rng.normal(0, 1, 1000), np.append(np.zeros(500), rng.normal(0, 0.1, 500))]
+    bars, typical = error_bars(changes), np.sqrt(np.mean(changes[1]**2))
+    floor = np.sqrt(np.mean(changes[0]**2)) / 8  # larger than `typical` here
+    assert np.allclose(bars, np.hypot(changes[1], max(typical, floor)) / 3)
+    assert bars.min() > 0.04  # the 500 images that happen not to change have a bar, too
+    assert np.all(error_bars([np.zeros(3), np.zeros(3)]) > 3e-4)  # what float32 can blur
+
+
+@pytest.fixture(scope="module")
+def on_a_finer_grid(pretrained, x_test):
+    """75 other images, and their log p(x) by a grid that is finer than theirs alone will be."""
+    x = x_test[50::100][:75]
+    return x, log_marginal(pretrained[0], x, tolerance=1e-3)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("together", [25, 3])
+def test_error_bars_cover_nineteen_of_twenty(pretrained, on_a_finer_grid, together):
+    """Many images or few in a call: the finer grid's own error is far below the bars."""
+    x, fine = on_a_finer_grid
+    inside = []
+    for i in range(0, 75, together):
+        coarse = log_marginal(pretrained[0], x[i:i + together], tolerance=1.0)  # two refinements, no more
+        assert coarse.step > fine.step
+        inside += list(np.abs(coarse.log_px - fine.log_px[i:i + together]) <= coarse.error)
+    # Of 75 images that are inside with probability 0.95, 66 or fewer are with one in 200.
+    assert len(inside) == 75 and np.sum(inside) > 66
 
 
 def test_joint_is_what_the_terms_of_the_elbo_say(pretrained, some):
@@ -228,6 +260,23 @@ def test_smooth_elbo_is_the_mean_of_many_samples(pretrained, some, log_w):
     assert np.all(np.abs(smooth - log_w.mean(axis=1)) < 5 * error + 0.1)
 
 
+def test_the_gap_is_a_divergence_from_a_posterior_that_a_grid_normalises(pretrained, some, marginal):
+    """KL(q ‖ p(z|x)) without any log p(x) from elsewhere: an error of `log_marginal` would show."""
+    model, x = pretrained[0], some[:6]
+    z1, z2, joint = posterior_on_plane(model, x, (-4.5, -4.5), (4.5, 4.5), points=217)
+    log_area = 2 * np.log(9 / 216)
+    log_posterior = joint - special.logsumexp(joint, axis=(1, 2), keepdims=True) - log_area
+    mean, logvar = (t.numpy()[:, None, None] for t in model.encode(x))
+    log_q = np.sum(-0.5 * ((np.stack(np.meshgrid(z1, z2), -1) - mean)**2 / np.exp(logvar) + logvar
+                           + np.log(2 * np.pi)), axis=-1)
+    assert np.allclose(np.exp(log_q + log_area).sum(axis=(1, 2)), 1, atol=1e-3)  # fine enough for q
+    divergence = np.sum(np.exp(log_q + log_area) * (log_q - log_posterior), axis=(1, 2))
+    gap = marginal.log_px[:6] - smooth_elbo(model, x, *model.encode(x)).numpy()
+    # The kinks of the ReLUs, on a grid of step 1/24 and under 64 nodes: hundredths of a nat, tenths where the
+    # gap itself is tens of nats. A shift of `log_px` by one nat would be found.
+    assert np.all(np.abs(divergence - gap) < 0.1 + 0.01 * gap)
+
+
 def test_both_gaps_are_gaps(pretrained, some, marginal):
     model, (mean, logvar) = pretrained[0], pretrained[0].encode(some)
     best = climb(model, some, mean, logvar, steps=40)
@@ -333,7 +382,11 @@ def test_a_needle_is_refused_and_not_missed_in_silence(x):
      ValueError, "needs binary pixels, got a model with levels 256"),
     (lambda m, x: smooth_elbo(CVAE(latent_dim=10), x, tf.zeros((8, 10)), tf.zeros((8, 10))), ValueError,
      r"latent_dim must be in \[1, 3\], got 10"),
+    (lambda m, x: climb(m, x * 0.5, *m.encode(x)), ValueError, "each pixel must be 0 or 1"),
     (lambda m, x: latent_statistics(m, x[:1]), ValueError, "at least 2 images, got 1"),
+    (lambda m, x: report(m, x, iwae_images=0), ValueError, "iwae_images must be at least 1, got 0"),
+    (lambda m, x: report(m, x * 0.5), ValueError, "each pixel must be 0 or 1"),
+    (lambda m, x: report(m, x[:1]), ValueError, "at least 2 images, got 1"),
     (lambda m, x: log_marginal(m, x * 0.5), ValueError, "each pixel must be 0 or 1"),
     (lambda m, x: log_marginal(m, x[:0]), ValueError, "no axis of length 0"),
     (lambda m, x: log_weights(m, x, 0), ValueError, "samples must be at least 1, got 0"),

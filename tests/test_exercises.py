@@ -110,6 +110,21 @@ def test_mistake_gives_its_hint(chapter, number, right, wrong, words):
         attempt(FOLDER / f"{chapter}.ipynb", number, (right, wrong))
 
 
+# Answers that differ from the solution and are right, too: (chapter, exercise, text in the solution, what replaces it).
+ALSO_RIGHT = [
+    ("21_evaluation", 3, """    log_joint = log_sum(flat_decoder(model), x.reshape(1, -1), z[:, None])[0]
+    return np.logaddexp.reduce(log_joint - log_q) - np.log(len(eps))""",  # the broad half alone
+     """    log_joint = log_sum(flat_decoder(model), x.reshape(1, -1), z[half:, None])[0]
+    return np.logaddexp.reduce(log_joint - log_normal_pdf(z[half:], 0.0, broad)) - np.log(half)"""),
+]
+
+
+@pytest.mark.parametrize(("chapter", "number", "right", "other"), ALSO_RIGHT,
+                         ids=[f"{chapter}-{number}" for chapter, number, *_ in ALSO_RIGHT])
+def test_another_right_answer_passes(chapter, number, right, other):
+    attempt(FOLDER / f"{chapter}.ipynb", number, (right, other))
+
+
 def test_every_check_is_tried_with_three_wrong_answers():
     planted = Counter((chapter, number) for chapter, number, *_ in MISTAKES)
     assert set(planted) == {(path.stem, number) for path, number in TASKS}
