@@ -92,10 +92,10 @@ def film(
     model: CVAE,  # takes the weights of each snapshot, and keeps the last
     snapshots: dict,  # step: weights, from `take_snapshots`
     picture: Callable,  # of the model and the step -> Figure
-    palette: np.ndarray = GREYS,  # (n, 3) uint8
+    palette: np.ndarray | None = None,  # (n, 3) uint8; None: `GREYS`
 ) -> list:  # of frames (height, width, 3) uint8
     "One frame for each snapshot."
-    frames = []
+    frames, palette = [], GREYS if palette is None else palette
     for step, weights in snapshots.items():
         model.set_weights(weights)
         frames.append(to_palette(draw_on_card(picture(model, step)), palette))
