@@ -149,6 +149,7 @@ def make_preview(processed: Path, out: Path, entries: list, site: str) -> list[s
         body = re.sub(r'href="([\w./-]+\.(?:ipynb|qmd))(#[^"]*)?"', partial(point, file, names), bodies[file])
         # What may scroll sideways must be reachable by keyboard.
         body = re.sub(r"<pre(?=[\s>])", '<pre tabindex="0"', body)
+        body = body.replace('<math display="block"', '<math display="block" tabindex="0"')
         body = body.replace("<table", '<div class="scroll" tabindex="0"><table').replace("</table>", "</table></div>")
         (out / names[file]).parent.mkdir(exist_ok=True)
         (out / names[file]).write_text(PAGE.format(
