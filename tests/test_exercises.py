@@ -65,6 +65,9 @@ TRAIN = {("05_training", 2), ("05_training", 3), ("16_speed", 3), ("17_keras_fit
          ("23_diagnosis", 2), ("23_diagnosis", 4), ("28_variants", 4)}
 
 
+SHORT_TASKS = [(path, number) for path, number in TASKS if (path.stem, number) not in TRAIN]
+
+
 def parameters(rows, chapter=lambda row: row[0]):
     """The rows for `parametrize`; those of a check that trains are marked long."""
     return [pytest.param(*row, marks=pytest.mark.long if (chapter(row), row[1]) in TRAIN else ()) for row in rows]
@@ -95,8 +98,7 @@ def test_stub_fails_only_because_it_is_not_done(path, number):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("path", "number"), [task for task in TASKS if (task[0].stem, task[1]) not in TRAIN],
-                         ids=[f"{path.stem}-{n}" for path, n in TASKS if (path.stem, n) not in TRAIN])
+@pytest.mark.parametrize(("path", "number"), SHORT_TASKS, ids=[f"{path.stem}-{n}" for path, n in SHORT_TASKS])
 def test_solution_passes_its_check(path, number):
     """With what a student's copy holds, no more; those that train run in their chapters only."""
     attempt(path, number, ("", ""))

@@ -8,7 +8,6 @@ from matplotlib.figure import Figure
 
 from vae_course.animation import (
     CARD,
-    COLOURS,
     GREYS,
     PLANE,
     FrameRecorder,
@@ -41,6 +40,7 @@ from vae_course.manifold import (
 )
 from vae_course.model import CVAE
 from vae_course.reparameterization import draw_eps
+from vae_course.support import CLASS_COLOURS
 from vae_course.training import train
 
 
@@ -219,7 +219,7 @@ def test_plane_shows_every_code_and_an_ellipse_a_label():
     dots = np.concatenate([collection.get_offsets() for collection in ax.collections])
     assert sorted(map(tuple, dots)) == sorted(map(tuple, mean))
     assert {text.get_text() for text in ax.texts} == {"0", "3", "7", "a title"}
-    (ellipse,) = [line.get_xydata() for line in ax.lines if line.get_color() == COLOURS[7]]
+    (ellipse,) = [line.get_xydata() for line in ax.lines if line.get_color() == CLASS_COLOURS[7]]
     assert np.allclose(((ellipse - [1, 2]) / [2, 0.5])**2 @ [1, 1], 1)
     circles = [np.linalg.norm(line.get_xydata(), axis=1) for line in ax.lines if line.get_linestyle() == "--"]
     assert np.allclose(circles, [[1], [2]])

@@ -24,13 +24,12 @@ import course
 
 EQUATION = re.compile(r'^<a id="(eq-[\w-]+)"></a>\n\$\$((?:(?!\$\$).)+?) \\qquad \(([\w.]+)\)\$\$$', flags=re.M | re.S)
 REFERENCE = re.compile(r"\[\(([\w.]+)\)\]\(([\w./-]*)#(eq-[\w-]+)\)")
-LETTERS = {"probability": "P", "glossary": "G", "contracts": "C", "index": "I"}
 
 
 def prefix(path: Path) -> str:
     """What stands before the point in the numbers of a notebook: "3" for 03_elbo."""
     number = course.number_of(path)
-    return str(int(number)) if number else LETTERS.get(path.stem, path.stem[0].upper())
+    return str(int(number)) if number else path.stem[0].upper()
 
 
 def texts(notebook: dict) -> str:

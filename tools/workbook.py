@@ -13,6 +13,7 @@ import ast
 import json
 import shutil
 import sys
+from itertools import groupby
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -127,6 +128,12 @@ def make(folder: Path, solved: bool = False):
     for part in PARTS.iterdir():
         if part.is_file():
             shutil.copy(part, folder)
+    rows = []
+    for (module, chapter), tasks in groupby(TASKS, lambda task: (task[0], TASKS[task][0])):
+        names = ", ".join(f"`{name}`" for _, name in tasks)
+        rows.append(f"| `{module}.py` | {names} | {chapter} |")
+    text = (PARTS / "README.md").read_text(encoding="utf-8").replace("TASKS", "\n".join(rows))
+    (folder / "README.md").write_text(text, encoding="utf-8")
     tasks = [[module, name, chapter] for (module, name), (chapter, _) in TASKS.items()]
     (folder / "tasks.json").write_text(json.dumps(tasks, indent=1) + "\n", encoding="utf-8")
 

@@ -17,12 +17,11 @@ import tensorflow_probability as tfp
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .animation import COLOURS
 from .contracts import integers
 from .data import pixels
 from .generation import image_grid
 from .model import CVAE
-from .support import in_style
+from .support import CLASS_COLOURS, in_style
 
 # %% ../nbs/tutorial/08_manifold.ipynb #m08r0001
 def check_shares(low: float, high: float):
@@ -132,7 +131,7 @@ def plot_encoded(
     mean, labels = check_labelled(mean, labels)
     if ax is None:
         ax = Figure(figsize=(6.3, 6.3), layout="constrained").subplots()
-    for label, colour in zip(np.unique(labels), cycle(COLOURS), strict=False):
+    for label, colour in zip(np.unique(labels), cycle(CLASS_COLOURS), strict=False):
         codes = mean[labels == label]
         ax.scatter(*codes.T, s=6, color=colour, alpha=0.6, linewidths=0)
         ax.text(*np.median(codes, axis=0), str(label), weight="bold", ha="center", va="center",

@@ -31,7 +31,7 @@ from .devices import make_strategy, run_workers
 from ..truth.diagnosis import report, report_table
 from ..live.explorer import explore_run
 from ..further.other_data import DATASETS, load_dataset, prepare
-from .recipes import RECIPES, Recipe
+from .recipes import MEANING, RECIPES, Recipe
 from vae_course.engine.run_folder import (
     RunWriter,
     output_folder,
@@ -66,7 +66,7 @@ def recipe_options(
     hints, known = get_type_hints(Recipe, include_extras=True), {
         "model": MODELS, "objective": OBJECTIVES, "likelihood": LIKELIHOODS}
     for field in reversed(fields(Recipe)):
-        kind, meaning = hints[field.name].__origin__, hints[field.name].__metadata__[0]
+        kind, meaning = hints[field.name].__origin__, MEANING[field.name]
         size = {tuple: {"nargs": 2, "type": int}, dict: {"type": SIZES}}.get(kind, {"type": kind})
         if field.name in known:
             meaning = f"{meaning}: {', '.join(known[field.name].names())}"

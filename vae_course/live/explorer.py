@@ -26,7 +26,7 @@ import numpy as np
 from ..contracts import integers, within
 from ..data import load_mnist, preprocess_images
 from ..engine.runs import load_run
-from ..manifold import COLOURS, encode_images, on_plane
+from ..manifold import CLASS_COLOURS, encode_images, on_plane
 from ..model import CVAE
 from ..reparameterization import draw_eps
 
@@ -71,7 +71,7 @@ def describe_classes(
 ) -> list:  # for each label: name, colour, centre and anchor
     "How the page names each label, and where."
     classes = []
-    for label, colour in zip(np.unique(labels), cycle(COLOURS), strict=False):
+    for label, colour in zip(np.unique(labels), cycle(CLASS_COLOURS), strict=False):
         cloud = codes[labels == label]
         centre = np.median(cloud, axis=0)
         anchor = cloud[np.linalg.norm(cloud - centre, axis=1).argmin()]
