@@ -28,7 +28,8 @@ setup(
     extras_require={
         "lab": facts["lab_requirements"].split(),
         "bench": facts["bench_requirements"].split(),
-        "dev": (facts["dev_requirements"] + " " + facts["lab_requirements"]).split(),
+        "export": facts["export_requirements"].split(),
+        "dev": " ".join(facts[f"{name}_requirements"] for name in ("dev", "lab", "export")).split(),
     },
     entry_points={
         "console_scripts": [facts["console_scripts"]],

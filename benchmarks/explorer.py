@@ -23,8 +23,9 @@ import numpy as np
 from common import log, machine, options, rounded, save, summary
 
 from vae_course.data import load_mnist, preprocess_images
-from vae_course.live.explorer import build_explorer, serve
 from vae_course.engine.runs import load_pretrained
+from vae_course.live.explorer import build_explorer
+from vae_course.live.serving import serve
 
 NAMES = ["chromium", "chromium-browser", "google-chrome"]
 DECODES = """([n, size]) => explorer.then(({ decode }) => {

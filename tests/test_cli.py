@@ -1,6 +1,7 @@
 """The main job as a process: files, refusals, Ctrl-C."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -17,11 +18,12 @@ from vae_course.further import other_data
 from vae_course.engine.cli import main
 from vae_course.engine.recipes import Recipe
 from vae_course.engine.runs import load_run
+from vae_course.support import interrupts_wait, safe_point
 from vae_course.training import evaluate
 
-COMMAND = [sys.executable, "-c", "from vae_course.engine.cli import main; main()", "train"]
+COMMAND = [sys.executable, "-m", "vae_course", "train"]
 FILES = {"cvae.keras", "cvae.json", "history.json", "history.png", "samples.png", "reconstructions.png",
-         "cvae.gif", "manifold.png", "frames.npz", "settings.json", "checkpoints"}
+         "cvae.gif", "manifold.png", "frames.npz", "settings.json", "checkpoints", ".lock"}
 
 
 def test_a_run_writes_everything_and_its_card_is_true(tmp_path, x_test):
@@ -99,11 +101,103 @@ def test_ctrl_c_leaves_finished_files_whole(tmp_path, x_test):
     assert not [path.name for path in folder.iterdir() if ".tmp" in path.name]
 
 
+def test_an_interrupt_waits_for_a_safe_point_and_a_second_one_does_not():
+    before, passed = signal.getsignal(signal.SIGINT), []
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt), interrupts_wait():
+            signal.raise_signal(signal.SIGINT)
+            passed.append("the press")
+            safe_point()
+            passed.append("the point")
+        with pytest.raises(KeyboardInterrupt), interrupts_wait():
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+            passed.append("the second press")
+        with pytest.raises(KeyboardInterrupt), interrupts_wait():
+            signal.raise_signal(signal.SIGINT)  # after the last point: the end is one, too
+        assert passed == ["the press"] and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        safe_point()  # nothing is left over
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def start_with(tensorflow, folder, **options):
+    """The program with another `tensorflow` in place of the real one."""
+    (folder / "tensorflow.py").write_text(tensorflow)
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(COMMAND[:-1] + ["--version"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            env=os.environ | {"PYTHONPATH": path}, **options)
+
+
+def test_ctrl_c_while_tensorflow_loads(tmp_path):
+    """Also if the library that is being imported swallows whatever is raised there."""
+    ready, tell = os.pipe()
+    slow = f"""
+import os, signal
+os.write({tell}, b"loading")
+while True:
+    try:
+        signal.pause()
+    except BaseException:
+        pass
+"""
+    default = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with start_with(slow, tmp_path, pass_fds=[tell], preexec_fn=default) as process:
+        try:
+            os.close(tell)
+            assert os.read(ready, 7) == b"loading"
+            process.send_signal(signal.SIGINT)
+            output, errors = process.communicate(timeout=120)  # a guard against a hang, not a measurement
+        finally:
+            process.kill()
+            os.close(ready)
+    assert process.returncode == 130 and not output and errors == "\nStopped before it began.\n"
+
+
+def test_a_library_that_is_not_there_is_told_in_a_line(tmp_path):
+    with start_with("raise ImportError('TensorFlow is not for this machine')", tmp_path) as process:
+        output, errors = process.communicate()
+    assert process.returncode == 1 and errors == "Error: TensorFlow is not for this machine\n" and not output
+
+
+def test_a_size_of_another_type_is_told_in_a_line(tmp_path):
+    """Only the family of models knows that a width is a whole number."""
+    result = command("--model", "residual", "--sizes", "width=1.5", "--train-images", 64, "--out", tmp_path / "run")
+    assert result.exit_code == 1 and result.output.endswith("Error: width must be an integer, got 1.5.\n")
+
+
+def test_ctrl_c_in_any_command_ends_in_a_line(monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "open_run", interrupt)
+    result = CliRunner().invoke(main, ["evaluate", "somewhere"])
+    assert result.exit_code == 130 and result.output == "\nStopped.\n"
+
+
+def test_the_model_of_the_package_is_evaluated_like_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["evaluate", "pretrained", "--test-images", "20", "--samples", "2"])
+    assert result.exit_code == 0 and "log p(x)" in result.output and not list(tmp_path.iterdir())
+
+
+def test_help_tells_the_exit_codes():
+    text = " ".join(CliRunner().invoke(main, ["--help"]).output.split())
+    assert "Exit codes: 0 all is well, 1 it failed, 2 wrong use, 130 stopped by Ctrl-C." in text
+
+
+@pytest.mark.parametrize("name", main.commands)
+def test_help_of_each_command_has_an_example(name):
+    text = CliRunner().invoke(main, [name, "--help"]).output
+    assert f"vae-course {name} " in text[text.index("Example"):]
+
+
 def test_a_dropped_interrupt_comes_again():
     """Python drops what is raised while it frees memory; here the first Ctrl-C falls there."""
     program = """
 import signal, sys, time
-from vae_course.engine.cli import interrupt_again
+from vae_course.support import interrupt_again
 
 class Fragile:
     def __del__(self):
@@ -154,6 +248,18 @@ def test_resume_finds_the_last_run_and_its_settings(tmp_path, monkeypatch, small
     shutil.copytree(small_run, tmp_path / "runs" / "short")
     again = command("--resume")  # finished already: nothing to train, the same files
     assert again.exit_code == 0 and "epochs=1," in again.output and "Epoch: 1" not in again.output
+
+
+def test_a_finished_run_without_its_film_gets_a_short_one(tmp_path, small_run):
+    """`frames.npz` may be moved away, as the message about a damaged one says."""
+    out = shutil.copytree(small_run, tmp_path / "run")
+    (out / "frames.npz").write_bytes(b"no film")
+    result = command("--resume", "--out", out)
+    assert result.exit_code == 1 and "frames.npz is damaged or no film of a run. Move it away" in result.output
+    (out / "frames.npz").unlink()
+    (out / "cvae.gif").unlink()
+    assert command("--resume", "--out", out).exit_code == 0
+    assert len(iio.imread(out / "cvae.gif", plugin="pillow", mode="L")) == 1
 
 
 def test_resume_with_another_recipe_is_refused(tmp_path, small_run):
@@ -241,6 +347,21 @@ def test_two_processes_write_one_run(tmp_path):
     assert abs(elbos[0] / elbos[1] - 1) < 1e-4  # float32, sums in another order, ten steps of Adam
 
 
+@pytest.mark.parametrize("way", ["--devices", pytest.param("--processes", marks=pytest.mark.long)])
+def test_a_batch_too_small_for_all_is_told_once_and_the_folder_stays_free(tmp_path, way):
+    """In a process of its own: where TensorFlow has run, the CPU can no longer be divided."""
+    def train(size):
+        return subprocess.run([*COMMAND, "--epochs", "1", "--train-images", "33", "--batch-size", size, way, "2",
+                               "--out", str(tmp_path / "run")], capture_output=True, text=True)
+
+    wrong = train("32")  # the last batch has one image
+    assert wrong.returncode == 2 and "the last batch has 1 of the 33 images, too few for 2 devices" in wrong.stderr
+    assert "died" not in wrong.stderr
+    assert not [path for path in (tmp_path / "run").iterdir() if path.name[0] != "."]
+    right = train("11")
+    assert right.returncode == 0 and {path.name for path in (tmp_path / "run").iterdir()} >= FILES, right.stderr
+
+
 def test_devices_and_processes_exclude_each_other(tmp_path):
     result = command("--devices", 2, "--processes", 2, "--out", tmp_path / "run")
     assert result.exit_code == 2 and "not both" in result.output
@@ -283,7 +404,7 @@ def test_evaluate_refuses_a_single_image(small_run):
     (["explore", "nowhere"], "there is no nowhere"),
     (["explore", "nowhere", "--port", "70000"], "70000 is not in the range"),
     (["train", "--data", "letters"], "'letters' is not one of 'mnist', 'fashion_mnist', 'cifar10', 'photographs'"),
-    (["train", "--likelihood", "gaussian"], "likelihood must be one of ('bernoulli',"),
+    (["train", "--likelihood", "poisson"], "likelihood must be one of ('bernoulli',"),
     (["train", "--beta", "-1"], "beta must be in [0, inf)"),
 ])
 def test_bad_arguments_are_refused(arguments, message, tmp_path, monkeypatch):
@@ -293,6 +414,7 @@ def test_bad_arguments_are_refused(arguments, message, tmp_path, monkeypatch):
     assert not any(tmp_path.iterdir())  # nothing was left behind
 
 
+@pytest.mark.long
 def test_grey_digits_train_with_their_own_likelihood(tmp_path):
     out = tmp_path / "grey"
     result = CliRunner().invoke(main, ["train", "--epochs", "1", "--train-images", "320", "--likelihood",
@@ -303,7 +425,7 @@ def test_grey_digits_train_with_their_own_likelihood(tmp_path):
     assert model.decoder.output_shape == (None, 28, 28, 2) and (out / "manifold.png").exists()
     looked = CliRunner().invoke(main, ["evaluate", str(out), "--test-images", "50", "--samples", "2"])
     assert looked.exit_code == 0 and "bits per dimension" in looked.output
-    assert "log p(x): not computed, the pixels are not binary" in looked.output
+    assert json.loads((out / "evaluation.json").read_text())["log_px_images"] == 50
 
 
 def test_photographs_train_in_colour(tmp_path):

@@ -228,9 +228,10 @@ def test_photographs_are_split_before_they_are_cut():
     assert not rows(test) & rows(train) and len(rows(test)) > 50
 
 
-@pytest.mark.parametrize("name", LIKELIHOODS)
+# The Gaussian of chapter 39 is no density of pixels alone; tests/test_beyond_linear.py tries it.
+@pytest.mark.parametrize("name", [name for name in LIKELIHOODS.names() if name != "gaussian"])
 @settings(max_examples=30, deadline=None)
-@given(images=hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=9)))
+@given(images=hnp.arrays(np.uint8, hnp.array_shapes(min_dims=3, max_dims=3, min_side=5, max_side=9)))
 def test_prepared_images_are_accepted_by_their_likelihood(name, images):
     from vae_course.data import check_images
 
@@ -257,9 +258,10 @@ def test_colour_images_stand_in_the_grid(rng):
     images = rng.random((5, 3, 4, 3))
     sheet = image_grid(images, columns=2)
     assert sheet.shape == (9, 8, 3) and np.array_equal(sheet[3:6, 4:], images[3]) and not sheet[6:, 4:].any()
-    ax = plot_images(images * 3 - 1, columns=2).axes[0]
-    shown = ax.images[0].get_array()
-    assert shown.shape == (9, 8, 3) and shown.min() >= 0 and shown.max() <= 1
+    shown = plot_images(images, columns=2).axes[0].images[0].get_array()
+    assert np.allclose(shown, sheet) or np.array_equal(shown, np.round(255 * sheet).astype(np.uint8))
+    with pytest.raises(ValueError, match="pixels must be uint8, or numbers from 0 to 1, got values from"):
+        plot_images(images * 3 - 1, columns=2)
 
 
 @pytest.mark.parametrize(("call", "error", "message"), [
@@ -268,7 +270,7 @@ def test_colour_images_stand_in_the_grid(rng):
     (lambda: prepare(np.zeros((2, 8, 8)), "bernoulli"), TypeError, "must be uint8"),
     (lambda: prepare(np.zeros((8, 8), np.uint8), "bernoulli"), ValueError, r"got \(8, 8\)"),
     (lambda: prepare(np.zeros((0, 8, 8), np.uint8), "bernoulli"), ValueError, "no axis of length 0"),
-    (lambda: prepare(np.zeros((2, 8, 8), np.uint8), "gaussian"), ValueError, "likelihood must be one of"),
+    (lambda: prepare(np.zeros((2, 8, 8), np.uint8), "poisson"), ValueError, "likelihood must be one of"),
     (lambda: cut_patches(np.zeros((8, 8), np.uint8), 4, 4), ValueError, "room for"),
     (lambda: cut_patches(np.zeros((8, 8, 3), np.uint8), 9, 4), ValueError, "9 × 9 pixels"),
     (lambda: cut_patches(np.zeros((8, 8, 3), np.uint8), 4, 0), ValueError, "step must be at least 1"),

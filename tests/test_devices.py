@@ -192,7 +192,7 @@ index = config["task"]["index"]
 starts = len(list(folder.glob(f"{index}-*")))
 (folder / f"{index}-{starts}").write_text(json.dumps(config["cluster"]["worker"]))
 if index == 1 and starts < deaths:
-    os.kill(os.getpid(), signal.SIGKILL) if how == "signal" else sys.exit(7)
+    os.kill(os.getpid(), signal.SIGKILL) if how == "signal" else sys.exit(2 if how == "wrong use" else 7)
 while index == 0 and not (folder / f"1-{deaths}").exists():
     time.sleep(0.01)  # for the other's gradients, in vain until it no longer dies
 """
@@ -219,3 +219,9 @@ def test_workers_that_die_too_often_are_given_up(tmp_path, how, code):
     with pytest.raises(RuntimeError, match=rf"died 2 times, last with exit codes \[.*, {code}\]; their messages"):
         run_dummies(tmp_path, 99, how, restarts=1)
     assert {"1-0", "1-1"} == {path.name for path in tmp_path.glob("1-*")}
+
+
+def test_workers_that_are_used_wrongly_are_not_started_again(tmp_path):
+    with pytest.raises(ValueError, match="used wrongly; its message says how"):
+        run_dummies(tmp_path, 99, "wrong use")
+    assert {"1-0"} == {path.name for path in tmp_path.glob("1-*")}

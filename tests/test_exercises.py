@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,7 @@ MISTAKES = [(path.stem, *(mistake[key] for key in ("exercise", "right", "wrong",
             for mistake in json.loads(path.read_text(encoding="utf-8"))]
 
 
+@cache
 def answers(path, solved):
     """{number: (answer, stub, check)} of a chapter, with solutions or stubs as answers."""
     cells = ["".join(cell["source"]) for cell in maker.student_copy(course.path_of(path.stem), solved)["cells"]]
@@ -68,13 +70,15 @@ TRAIN = {("05_training", 2), ("05_training", 3), ("16_speed", 3), ("17_keras_fit
 SHORT_TASKS = [(path, number) for path, number in TASKS if (path.stem, number) not in TRAIN]
 
 
-def parameters(rows, chapter=lambda row: row[0]):
-    """The rows for `parametrize`; those of a check that trains are marked long."""
-    return [pytest.param(*row, marks=pytest.mark.long if (chapter(row), row[1]) in TRAIN else ()) for row in rows]
+def parameters(rows, is_long):
+    """The rows for `parametrize`, some of which are marked long."""
+    return [pytest.param(*row, marks=pytest.mark.long if is_long(row) else ()) for row in rows]
 
 
-tasks = pytest.mark.parametrize(("path", "number"), parameters(TASKS, lambda row: row[0].stem),
+tasks = pytest.mark.parametrize(("path", "number"), parameters(TASKS, lambda row: (row[0].stem, row[1]) in TRAIN),
                                 ids=[f"{path.stem}-{n}" for path, n in TASKS])
+# The first mistake of each check that does not train is quick to try; `pytest --long` tries all.
+FIRST = {row[:2]: row for row in reversed(MISTAKES) if row[:2] not in TRAIN}
 
 
 def test_copies_are_in_step_with_the_chapters(tmp_path):
@@ -104,7 +108,7 @@ def test_solution_passes_its_check(path, number):
     attempt(path, number, ("", ""))
 
 
-@pytest.mark.parametrize(("chapter", "number", "right", "wrong", "words"), parameters(MISTAKES),
+@pytest.mark.parametrize(("chapter", "number", "right", "wrong", "words"), parameters(MISTAKES, lambda row: FIRST.get(row[:2]) != row),
                          ids=[f"{chapter}-{number}-{words}" for chapter, number, _, _, words in MISTAKES])
 def test_mistake_gives_its_hint(chapter, number, right, wrong, words):
     with pytest.raises(AssertionError, match=re.escape(words)):

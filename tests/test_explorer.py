@@ -1,12 +1,9 @@
-"""The explorer's folder and its server, and the sliders; the page itself is tested in tests/browser."""
+"""The explorer's folder, and the sliders; the page itself is tested in tests/browser."""
 
 import hashlib
-import http.client
 import io
 import json
 import re
-import socket
-import threading
 from pathlib import Path
 
 import keras
@@ -17,22 +14,21 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vae_course import support
 from vae_course.live import explorer, sliders
 from vae_course.live.explorer import (
     build_explorer,
     decoder_entries,
     describe_classes,
-    explore_run,
     layer_entry,
     page_content,
-    serve,
+    walk_ends,
 )
 from vae_course.manifold import encode_images
-from vae_course.engine.families import FastCVAE
+from vae_course.engine.families import Bernoulli, FastCVAE
+from vae_course.further.objectives import ConditionalVAE
 from vae_course.model import CVAE
-from vae_course.engine.recipes import SHORT
 from vae_course.reparameterization import draw_eps
-from vae_course.engine.runs import save_run
 
 ASSETS = Path(explorer.__file__).parent / "explorer_assets"
 
@@ -48,6 +44,19 @@ def folder(pretrained, some, tmp_path_factory):
     return build_explorer(*pretrained, *some, tmp_path_factory.mktemp("explorer") / "page")
 
 
+def likelihood_mean(name, numbers):
+    """The expected pixels, by the definition of the likelihood alone: integrals on a grid, in float64."""
+    a = np.asarray(numbers, np.float64)
+    u = (np.arange(20_000) + 0.5) / 20_000  # the middle of each interval
+    if name == "bernoulli":
+        return 1 / (1 + np.exp(-a))
+    if name == "continuous_bernoulli":  # density proportional to exp(a x) on [0, 1]
+        weight = np.exp(a[..., None] * (u - (a[..., None] > 0)))
+        return (weight * u).sum(-1) / weight.sum(-1)
+    location, scale = a[..., :a.shape[-1] // 2, None], np.exp(a[..., a.shape[-1] // 2:, None])
+    return np.mean(1 / (1 + np.exp(np.clip((u - location) / scale, -700, 700))), axis=-1)  # E = ∫ P(X > u) du
+
+
 def read(folder):
     """explorer.json, and the arrays of explorer.bin, by the words of the format alone."""
     page = json.loads((folder / "explorer.json").read_text(encoding="utf-8"))
@@ -59,8 +68,8 @@ def read(folder):
     return page, arrays
 
 
-def run(z, layers, arrays):
-    """The decoder by TensorFlow's own operations, from the entries."""
+def run(z, layers, arrays, likelihood="bernoulli"):
+    """The expected pixels by TensorFlow's own operations, from the entries."""
     h = tf.constant(z, tf.float32)
     for layer in layers:
         weights = [arrays[name] for name in layer["arrays"]]
@@ -77,7 +86,7 @@ def run(z, layers, arrays):
                 shape = (len(h), s * h.shape[1], s * h.shape[2], weights[0].shape[2])
                 h = tf.nn.conv2d_transpose(h, weights[0], shape, s) + weights[1]
         h = tf.nn.relu(h) if layer["activation"] == "relu" else h
-    return tf.sigmoid(h).numpy()
+    return likelihood_mean(likelihood, h.numpy())
 
 
 # Sums of a few hundred products in float32, in two orders: some 1e-6 in a logit, a quarter in p.
@@ -152,13 +161,96 @@ def test_the_runtime_is_what_its_readme_says():
         assert hashlib.sha256(content).hexdigest() == digest, name
 
 
+# --- other pixels, other images
+
+
+@pytest.mark.parametrize("likelihood", list(explorer.MEANS.values()))
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_pixels_of_each_likelihood_and_of_colours(likelihood, channels):
+    model = FastCVAE(filters=(3, 5), seed=0, image_shape=(11, 8, channels), likelihood=likelihood)
+    for weight in model.decoder.weights:  # so that pixels go to both ends
+        weight.assign(2 * weight)
+    page, arrays = page_content(model, {}, None)
+    assert page["likelihood"] == likelihood and tuple(page["image_shape"]) == (11, 8, channels)
+    pixels = run(arrays["probe_codes"], page["layers"], arrays, likelihood)
+    assert pixels.shape == (8, 11, 8, channels)
+    np.testing.assert_allclose(arrays["probe_pixels"], pixels, atol=3e-5)  # the grid's intervals are 5e-5
+    assert np.ptp(pixels) > 0.1
+
+
+def test_grey_and_coloured_images_become_dots_without_labels(tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (7, 9, 12, 3)).astype(np.float32) / 255
+    model = FastCVAE(filters=(3, 5), seed=0, image_shape=(9, 12, 3), likelihood="discretized_logistic")
+    page, arrays = read(build_explorer(model, {}, x, None, tmp_path / "page"))
+    np.testing.assert_allclose(arrays["codes"], encode_images(model, x)[0], atol=ATOL)
+    assert page["classes"] == [] and len(arrays["labels"]) == 0 and "7 dots" in page["about"]
+    codes = arrays["codes"].tolist()
+    assert [end["name"] for end in page["ends"]] == ["right", "top", "left", "bottom"]
+    assert all(np.float32(end["anchor"]).tolist() in codes for end in page["ends"])
+
+
+def test_without_images_the_plane_has_no_dots(model, tmp_path):
+    page, arrays = read(build_explorer(model, {"test_elbo": -9.0}, None, None, tmp_path / "page"))
+    assert arrays["codes"].shape == (0, 2) and page["extent"] == 3
+    assert page["about"] == ("Test ELBO: −9.00 nats per image. The test images of this run are not here, "
+                             "so the plane has no dots.")
+    assert [end["anchor"] for end in page["ends"]] == [[1.5, 0], [0, 1.5], [-1.5, 0], [0, -1.5]]
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31), n=st.integers(1, 40))
+def test_walks_without_labels_go_between_the_images_nearest_to_four_places(seed, n):
+    codes = np.random.default_rng(seed).normal(size=(n, 2)).astype(np.float32)
+    for end in walk_ends(codes):
+        distances = np.linalg.norm(codes - explorer.PLACES[end["name"]], axis=1)
+        assert end["anchor"] == codes[distances.argmin()].tolist()
+
+
+def test_classes_bear_their_names(model, some, tmp_path):
+    names = ("zéro", "one", "<b>two</b>", *"3456789")
+    page, arrays = read(build_explorer(model, {}, *some, tmp_path / "page", names))
+    assert [entry["name"] for entry in page["classes"]] == [names[label] for label in np.unique(some[1])]
+    assert page["ends"] == page["classes"] and page["labels"] == []
+    for wrong in (names[:9], ("a",)):
+        with pytest.raises(ValueError, match=f"{len(wrong)} names are for labels from 0 to {len(wrong) - 1}"):
+            page_content(model, {}, *some, wrong)
+
+
+def test_a_conditional_model_is_decoded_for_a_label(some):
+    model = ConditionalVAE(filters=(3, 5), seed=0)
+    page, arrays = page_content(model, {}, *some, tuple("abcdefghij"))
+    assert page["labels"] == list("abcdefghij")
+    for image, label, code in zip(*some, arrays["codes"], strict=True):
+        np.testing.assert_allclose(model.given(int(label)).encode(image[None])[0][0], code, atol=ATOL)
+    with_nine = np.hstack([arrays["probe_codes"], np.tile(np.eye(10)[9], (8, 1))])
+    np.testing.assert_allclose(run(with_nine, page["layers"], arrays), arrays["probe_pixels"], atol=ATOL)
+    np.testing.assert_allclose(model.given(9).sample(arrays["probe_codes"]), arrays["probe_pixels"], atol=ATOL)
+    with pytest.raises(ValueError, match="wants a label for each image"):
+        page_content(model, {}, some[0], None)
+    assert page_content(model, {}, None)[0]["labels"] == list("0123456789")
+
+
+def test_images_of_another_size_are_refused(model, some):
+    with pytest.raises(ValueError, match=r"images \(28, 28, 1\), got \(27, 28, 1\)"):
+        page_content(model, {}, some[0][:, 1:], some[1])
+
+
+def test_an_unknown_likelihood_is_refused():
+    class Own(Bernoulli):
+        """Whose mean the page cannot know."""
+
+    model = FastCVAE(filters=(2, 3), seed=0)
+    model.likelihood = Own()
+    with pytest.raises(ValueError, match="draws pixels of bernoulli, .* got a model with Own"):
+        page_content(model, {}, None)
+
+
 # --- what does not fit on the page
 
 
 @pytest.mark.parametrize(("changes", "message"), [
     ({"latent_dim": 3}, "latent_dim 2, got 3"),
-    ({"likelihood": "continuous_bernoulli"}, "binary pixels, got a model of levels None"),
-    ({"image_shape": (28, 28, 2)}, "1 or 3 channels, got 2"),
+    ({"image_shape": (28, 28, 2)}, "1, 3 or 4 channels, got 2"),
 ])
 def test_models_that_do_not_fit_are_refused(changes, message, some, tmp_path):
     with pytest.raises(ValueError, match=message):
@@ -212,94 +304,10 @@ def test_an_error_half_way_leaves_nothing(model, some, tmp_path, monkeypatch):
     def fail(source, target):
         raise OSError("disk full")
 
-    monkeypatch.setattr(explorer.os, "replace", fail)
+    monkeypatch.setattr(support.os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         build_explorer(model, {}, *some, tmp_path / "page")
     assert not list(tmp_path.iterdir())
-
-
-# --- the server
-
-
-@pytest.fixture
-def server(folder):
-    with serve(folder) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
-
-
-def ask(server, path, method="GET"):
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
-    connection.request(method, path)
-    answer = connection.getresponse()
-    return answer.status, answer.headers, answer.read()
-
-
-@pytest.mark.parametrize(("name", "kind"), [
-    ("", "text/html; charset=utf-8"), ("explorer.js", "text/javascript"),
-    ("explorer.css", "text/css"), ("explorer.json", "application/json"),
-    ("runtime/tfjs-backend-wasm-simd.wasm", "application/wasm"),
-])
-def test_files_come_with_their_types(server, folder, name, kind):
-    status, headers, body = ask(server, "/" + name)
-    assert (status, headers["Content-Type"]) == (200, kind)
-    assert body == (folder / (name or "index.html")).read_bytes()
-
-
-def test_nothing_above_the_folder_is_served(server, folder):
-    (folder.parent / "secret.txt").write_text("secret")
-    for path in ("/../secret.txt", "/%2e%2e/secret.txt", "/runtime/../../secret.txt"):
-        assert ask(server, path)[0] == 404
-    assert ask(server, "/", "POST")[0] == 501
-
-
-def test_only_the_loopback_address_listens(server):
-    assert server.server_address[0] == "127.0.0.1"
-    assert server.url == f"http://127.0.0.1:{server.server_port}/"
-
-
-def test_a_taken_port_and_a_missing_page(server, folder, tmp_path):
-    with pytest.raises(OSError, match=rf"port {server.server_port}.*Choose another port"):
-        serve(folder, server.server_port)
-    with pytest.raises(FileNotFoundError, match="build_explorer"):
-        serve(tmp_path)
-    for port, error in ((-1, ValueError), (65536, ValueError), ("80", TypeError)):
-        with pytest.raises(error, match="port"):
-            serve(folder, port)
-
-
-def test_a_port_can_be_chosen(folder):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with serve(folder, port) as server:
-        assert server.server_port == port
-
-
-def test_explore_run_serves_a_saved_run_and_cleans_up(model, tmp_path, monkeypatch, capsys):
-    save_run(tmp_path, "cvae", model, SHORT, [{"test_elbo": -200.0}])
-    seen = {}
-
-    def wait(server):  # what Ctrl-C does after the page was built
-        seen["folder"] = Path(server.RequestHandlerClass.keywords["directory"])
-        seen["page"] = json.loads((seen["folder"] / "explorer.json").read_text(encoding="utf-8"))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(explorer.PageServer, "serve_forever", wait)
-    monkeypatch.setattr(explorer.webbrowser, "open", lambda url: seen.update(url=url))
-    explore_run(tmp_path)
-    assert seen["url"] in capsys.readouterr().out
-    assert "−200.00 nats" in seen["page"]["about"] and "10,000 dots" in seen["page"]["about"]
-    assert not seen["folder"].exists()
-    del seen["url"]
-    explore_run(tmp_path, browser=False)
-    assert "url" not in seen
-
-
-def test_explore_run_without_a_run(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no .*cvae.keras"):
-        explore_run(tmp_path)
 
 
 # --- the sliders

@@ -12,6 +12,9 @@ import tensorflow as tf
 from vae_course.data import preprocess_images
 from vae_course.engine.devices import make_strategy
 from vae_course.engine.keras_fit import KerasCVAE as CVAE
+from vae_course.engine.keras_fit import KerasFit, with_noise
+from vae_course.further.larger import ResidualVAE
+from vae_course.further.variants import FunctionalNetworks
 from vae_course.training import TEST_STEP
 from vae_course.reparameterization import draw_eps
 from vae_course.engine.runs import load_model, save_model
@@ -55,7 +58,7 @@ def equal(one, two):
 def test_same_noise_gives_the_same_steps(x_train, estimator):
     model, eps = CVAE(2, (4, 4), seed=0), draw_eps(9, 0, (len(x_train), 2)).numpy()
     model.compile(keras.optimizers.Adam(1e-3), estimator)
-    loss = model.fit(x_train, eps, **OPTIONS).history["loss"][-1]
+    loss = model.fit(with_noise(x_train, eps), **OPTIONS).history["loss"][-1]
     weights, expected = by_hand(x_train, lambda _, i: eps[i:i + SIZE], estimator)
     assert equal(model.get_weights(), weights)
     assert np.isclose(loss, expected, rtol=1e-6)  # float32 means in another order
@@ -74,7 +77,7 @@ def test_noise_is_a_function_of_seed_and_step(x_train, eagerly):
 
 def test_validation_is_the_courses_evaluation(compiled, x_train, few):
     noise = draw_eps(SEED, TEST_STEP, (len(few), 2))
-    history = compiled.fit(x_train, validation_data=(few, noise), **OPTIONS).history
+    history = compiled.fit(x_train, validation_data=with_noise(few, noise), **OPTIONS).history
     expected = evaluate(compiled, few, SEED)
     # The KL is a difference of numbers around 500, each rounded to 500 · 2⁻²⁴ = 3e-5 nats.
     for name, value in {"loss": -expected["elbo"], "reconstruction": expected["reconstruction"],
@@ -91,7 +94,7 @@ def test_evaluation_draws_the_same_noise_each_time(compiled, few):
     one, two = (compiled.evaluate(few, batch_size=len(few), verbose=0, return_dict=True) for _ in range(2))
     assert one == two
     assert np.isclose(one["loss"], -evaluate(compiled, few, SEED)["elbo"], rtol=1e-6)
-    assert one["loss"] != compiled.evaluate(few, draw_eps(7, 7, (len(few), 2)), verbose=0)[0]
+    assert one["loss"] != compiled.evaluate(with_noise(few, draw_eps(7, 7, (len(few), 2))), verbose=0)[0]
 
 
 def test_predict_is_the_reconstruction(compiled, few):
@@ -159,16 +162,101 @@ def test_the_courses_own_loader_and_keras_read_each_others_files(compiled, x_tra
 
 def test_sample_weights_are_refused(compiled, x_train):
     # Keras itself drops weights that come without a y, before any model's step sees them.
-    noise, ones = np.zeros((len(x_train), 2), np.float32), np.ones(len(x_train))
-    dataset = tf.data.Dataset.from_tensor_slices((x_train, noise, ones)).batch(SIZE)
-    for eps in (noise, None):
-        for call in (lambda eps=eps: compiled.fit(x_train, eps, sample_weight=ones, **OPTIONS),
-                     lambda eps=eps: compiled.fit(x_train, eps, validation_data=(x_train, eps, ones), **OPTIONS),
-                     lambda eps=eps: compiled.evaluate(x_train, eps, sample_weight=ones, verbose=0),
-                     lambda eps=eps: compiled.evaluate(x_train, eps, SIZE, 0, ones),  # by position
-                     lambda: compiled.fit(dataset, shuffle=False, verbose=0), lambda: compiled.evaluate(dataset, verbose=0)):
+    ones, pairs = np.ones(len(x_train)), with_noise(x_train, np.zeros((len(x_train), 2), np.float32))
+    for x in (x_train, pairs):
+        for call in (lambda x=x: compiled.fit(x, sample_weight=ones, **OPTIONS),
+                     lambda x=x: compiled.fit(x, class_weight={0: 1.0}, **OPTIONS),
+                     lambda x=x: compiled.fit(x_train, validation_data=(x, None, ones), **OPTIONS),
+                     lambda x=x: compiled.evaluate(x, sample_weight=ones, verbose=0),
+                     lambda x=x: compiled.evaluate(x, None, SIZE, 0, ones)):  # by position
             with pytest.raises(ValueError, match="sample weights are not supported"):
                 call()
+
+
+def unchanged(model, calls, match):
+    """Whether each call is a ValueError with these words, and none of them trains."""
+    before = model.get_weights()
+    for call in calls:
+        with pytest.raises(ValueError, match=match):
+            call()
+    return equal(model.get_weights(), before)
+
+
+def pairs(x, y):
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(SIZE)
+
+
+@pytest.mark.parametrize("latent_dim, label", [(2, np.float32([0, 1])), (1, np.float32([1])), (2, np.int64(7))])
+def test_labels_are_refused_whatever_their_shape(x_train, latent_dim, label):
+    # With a label of shape (batch, latent_dim) fit once trained on labels for noise, without a word.
+    model, y = CVAE(latent_dim, (4, 4), seed=0), np.broadcast_to(label, (len(x_train), *label.shape))
+    model.compile()
+    few, dataset = x_train[:SIZE], pairs(x_train, y)
+    assert unchanged(model, [
+        lambda: model.fit(dataset, verbose=0), lambda: model.fit(x_train, y, verbose=0),
+        lambda: model.fit((few, y[:SIZE]), verbose=0), lambda: model.fit(x_train, x_train, verbose=0),
+        lambda: model.fit(few, validation_data=dataset, verbose=0),
+        lambda: model.fit(few, validation_data=(x_train, y), verbose=0),
+        lambda: model.fit((pair for pair in dataset), shuffle=False, verbose=0),
+        lambda: model.train_on_batch(few, y[:SIZE]), lambda: model.evaluate(dataset, verbose=0),
+        lambda: model.evaluate(x_train, y, verbose=0), lambda: model.predict(dataset, verbose=0),
+    ], "labels or targets.*images alone")
+
+
+def test_what_comes_by_name_is_images_and_noise(compiled, x_train):
+    y = np.zeros(len(x_train))
+    assert unchanged(compiled, [
+        lambda: compiled.fit({"image": x_train, "label": y}, verbose=0), lambda: compiled.fit({"eps": y}, verbose=0),
+        lambda: compiled.fit({"images": x_train, "labels": y}, verbose=0)], "'images' and.*'eps'.*here are")
+    assert unchanged(compiled, [lambda: compiled.fit(with_noise(x_train, x_train), verbose=0)], "eps")
+
+
+def grey(x, kind):
+    """Images with pixels from 0 to 255, as Keras takes them."""
+    x = 255 * x[:2 * SIZE]
+    return {"array": x, "noisy": with_noise(x, np.zeros((len(x), 2), np.float32)),
+            "dataset": tf.data.Dataset.from_tensor_slices(x).batch(SIZE),
+            "generator": ((x[i:i + SIZE],) for i in range(0, len(x), SIZE))}[kind]
+
+
+@pytest.mark.parametrize("options", [
+    {}, pytest.param({"run_eagerly": True}, marks=pytest.mark.long), pytest.param({"jit_compile": True}, marks=pytest.mark.long)])
+def test_pixels_are_read_in_each_batch(x_train, options):
+    # XLA would drop an assertion inside of what it compiles.
+    model = CVAE(2, (4, 4), seed=0)
+    model.compile("adam", **options)
+    words = "each pixel must be 0 or 1.*from 0.* to 255"
+    calls = [lambda kind=kind: model.fit(grey(x_train, kind), shuffle=False, verbose=0)
+             for kind in ("array", "noisy", "dataset", "generator")]
+    calls += [lambda: model.evaluate(grey(x_train, "dataset"), verbose=0)]
+    assert unchanged(model, calls, words)
+    with pytest.raises(ValueError, match=words):
+        model.predict(grey(x_train, "array"), verbose=0)
+    late = np.concatenate([x_train[:SIZE], np.full((1, 28, 28, 1), np.nan, np.float32)])
+    with pytest.raises(ValueError, match="each pixel must be 0 or 1"):
+        model.fit(late, **OPTIONS)
+    with pytest.raises(ValueError, match=words):
+        model.fit(x_train[:SIZE], validation_data=grey(x_train, "dataset"), verbose=0)
+    assert np.isfinite(np.concatenate([np.ravel(w) for w in model.get_weights()])).all()
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class KerasFunctional(KerasFit, FunctionalNetworks):
+    """Keras's example with Keras's loop."""
+
+
+@pytest.mark.parametrize("make, good, bad", [
+    (lambda: CVAE(2, (4, 4), seed=0, likelihood="discretized_logistic"), 17 / 255, 0.5),
+    (lambda: CVAE(2, (4, 4), seed=0, likelihood="continuous_bernoulli"), 0.5, 1.5),
+    (lambda: KerasFunctional(seed=0), 1, 0.5), (lambda: ResidualVAE(2, 8, 1), 1, 17 / 255)])
+def test_other_families_and_levels_read_their_pixels(make, good, bad):
+    model = make()
+    model.compile()
+    x = np.zeros((16, 28, 28, 1), np.float32)
+    x[3] = good
+    assert np.isfinite(model.fit(x, verbose=0).history["loss"][0])
+    x[5, 20, 20] = bad
+    assert unchanged(model, [lambda: model.fit(x, verbose=0), lambda: model.evaluate(x, verbose=0)], "each pixel must be")
 
 
 def test_unknown_estimator_is_refused(x_train):
@@ -189,14 +277,18 @@ def child_fit(connection, devices, x, eps, size):
     strategy = make_strategy(devices)
     with strategy.scope() if devices > 1 else contextlib.nullcontext():
         model = CVAE(2, (4, 4), seed=0)
+        if devices > 1:  # inside of what XLA compiles, they cannot add up their gradients
+            with pytest.raises(ValueError, match="one device"):
+                model.compile(jit_compile=True)
         model.compile(keras.optimizers.Adam(1e-3))
     try:
-        history = model.fit(x, eps, batch_size=size, epochs=2, shuffle=False, verbose=0).history
-        connection.send((history, model.get_weights(), model.evaluate(x, eps, batch_size=size, verbose=0)))
+        history = model.fit(with_noise(x, eps), batch_size=size, epochs=2, shuffle=False, verbose=0).history
+        connection.send((history, model.get_weights(), model.evaluate(with_noise(x, eps), batch_size=size, verbose=0)))
     except tf.errors.InvalidArgumentError as error:
         connection.send(str(error))
 
 
+@pytest.mark.long
 def test_two_devices_follow_one_if_the_first_batch_divides_evenly(x_train):
     x, eps = x_train[:95], draw_eps(0, 0, (95, 2)).numpy()
     jobs = [(1, 20), (2, 20), (2, 15)]  # four batches of 20 and one of 15; then batches of 15, 8 and 7 each

@@ -104,6 +104,7 @@ def test_dropout_works_in_training_only(x):
     assert np.abs(seen[0] - plain).max() > 1e-3 and (seen[1] == plain).all()
 
 
+@pytest.mark.long
 def test_the_engine_trains_it_with_dropout_and_resumes_bit_for_bit(x_test, tmp_path):
     """The dropped features come from a generator whose state is in the checkpoints."""
     recipe = Recipe(epochs=2, batch_size=32, learning_rate=1e-3, model="residual",

@@ -15,6 +15,7 @@ from vae_course.further.likelihoods import (
     continuous_bernoulli_mean,
     log_normaliser,
 )
+from vae_course.engine.speed import each_with_each
 from vae_course.truth.diagnosis import bits_per_dimension
 from vae_course.engine.families import FastCVAE
 
@@ -22,7 +23,8 @@ LEVELS = np.arange(256) / 255
 VALUES = {"bernoulli": [0, 1], "continuous_bernoulli": [0, 1 / 255, 0.5, 1], "discretized_logistic": LEVELS[[0, 1, 128, 254, 255]]}
 EXTREME = [-1e30, -1e10, -1e3, -100, -88, -20, -0.5, -0.1, -1e-10, 0, 1e-10, 0.1, 0.5, 20, 88, 100, 1e3, 1e30]
 
-by_name = pytest.mark.parametrize("name", LIKELIHOODS)
+# The Gaussian of chapter 39 is no density of pixels alone; tests/test_beyond_linear.py tries it.
+by_name = pytest.mark.parametrize("name", [name for name in LIKELIHOODS.names() if name != "gaussian"])
 
 
 def pixels(values):
@@ -179,6 +181,43 @@ def test_discretised_samples_have_the_masses():
         draws = DiscretizedLogistic().sample(many([location, log_scale], 20_000), (0, 0)).numpy()
         counts, p = np.bincount(np.round(255 * draws).astype(int).ravel(), minlength=256), mass(location, log_scale)
         assert np.all(np.abs(counts - 20_000 * p) < 5 * np.sqrt(20_000 * p) + 3)
+
+
+@by_name
+@pytest.mark.parametrize("spread", [1.0, 5.0])
+@pytest.mark.parametrize("piece", [2**21, 200])
+def test_every_image_with_every_code_is_log_prob(name, spread, piece, rng, monkeypatch):
+    for module in ("vae_course.engine.speed", "vae_course.further.likelihoods"):
+        monkeypatch.setattr(f"{module}.PIECE", piece)  # the small one cuts the images into parts
+    model = FastCVAE(filters=(2, 3), seed=0, image_shape=(7, 9, 2), likelihood=name)
+    x = rng.choice(VALUES[name], (6, 7, 9, 2)).astype(np.float32)
+    parameters = rng.normal(0, spread, (4, 7, 9, 2 * model.likelihood.numbers)).astype(np.float32)
+    singly = [[model.likelihood.log_prob(image[None], code[None])[0] for code in parameters] for image in x]
+    pairs = each_with_each(model, x.reshape(6, -1), parameters.reshape(4, -1))
+    # 126 numbers of float32; x - μ over a scale of e⁻⁷ is rounded at 1e-4, in each of them alike or not.
+    assert pairs.shape == (6, 4) and np.allclose(pairs, singly, rtol=2e-6, atol=1e-3)
+    plain = each_with_each(Plain(model), x.reshape(6, -1), parameters.reshape(4, -1))
+    assert np.allclose(plain, singly, rtol=2e-6, atol=1e-3)
+
+
+class Plain:
+    """A model whose likelihood knows no quick way: it has `log_prob`, and no `pairs`."""
+
+    def __init__(self, model):
+        self.image_shape, (self.log_prob, self.numbers) = model.image_shape, (model.likelihood.log_prob, model.likelihood.numbers)
+
+    likelihood = property(lambda self: self)
+
+
+@pytest.mark.parametrize("first", EXTREME)
+@pytest.mark.parametrize("second", [-1e30, -7, 0, 7, 1e30])
+def test_pairs_survive_what_log_prob_survives(first, second):
+    for name in ("continuous_bernoulli", "discretized_logistic"):
+        likelihood, x = LIKELIHOODS[name], pixels(VALUES[name])
+        parameters = np.float32([first, second][:likelihood.numbers]).reshape(1, 1, 1, -1)
+        expected = likelihood.log_prob(x, many(parameters.ravel(), len(x)))
+        # A matrix product rounds at 1e-7 of the logit, and so does chapter 21's of binary pixels.
+        assert np.allclose(likelihood.pairs(x, parameters)[:, 0], expected, rtol=1e-5, atol=max(3e-4, 1e-6 * abs(first)))
 
 
 @by_name

@@ -160,7 +160,7 @@ def test_failed_save_keeps_the_old_file(tmp_path, model, monkeypatch):
     ({"latent_dim": True}, TypeError, "latent_dim"),
     ({"filters": (32, 0)}, ValueError, "filters must be at least 1"),
     ({"filters": (32, 64, 128)}, ValueError, "two numbers"),
-    ({"filters": 32}, ValueError, "two numbers"),
+    ({"filters": 32}, TypeError, "filters must be of type tuple"),
     ({"image_shape": (28, 28)}, ValueError, "height, width, channels"),
     ({"image_shape": (28, 6, 1)}, ValueError, "width must be at least 7, got 6"),
     ({"image_shape": (28, 28, 1.0)}, TypeError, "channels must be an integer"),

@@ -38,16 +38,15 @@ def test_table_at_the_end_names_the_chapters_that_replace_the_pieces():
     assert rows == [f"{n:02}" for n in range(1, 9)]
 
 
-@pytest.fixture
-def namespace(monkeypatch):
+@pytest.fixture(scope="module")
+def namespace():
     """The names that the page leaves behind after a training on few images; in `shown` what it showed meanwhile."""
     (x, y), (x_test, y_test) = vae_course.data.load_mnist()
-    monkeypatch.setattr(vae_course.data, "load_mnist", lambda: ((x[:3200], y[:3200]), (x_test[:1000], y_test[:1000])))
-    shown = []
-    monkeypatch.setattr(IPython.display, "display",
-                        lambda *args, **options: SimpleNamespace(update=shown.append))
-    with matplotlib.rc_context({"backend": "agg"}):
-        names = {"shown": shown}
+    names = {"shown": []}
+    with pytest.MonkeyPatch.context() as patch, matplotlib.rc_context({"backend": "agg"}):
+        patch.setattr(vae_course.data, "load_mnist", lambda: ((x[:3200], y[:3200]), (x_test[:1000], y_test[:1000])))
+        patch.setattr(IPython.display, "display",
+                      lambda *args, **options: SimpleNamespace(update=names["shown"].append))
         exec("\n\n".join(PAGE), names)
     matplotlib.pyplot.close("all")
     return names

@@ -8,6 +8,8 @@ import zipfile
 from configparser import ConfigParser
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 PROGRAM = """
@@ -44,6 +46,7 @@ def test_modules_import_only_what_pip_installs_with_them():
                 assert name in sys.stdlib_module_names or name in declared | {"vae_course"}, (path.name, name)
 
 
+@pytest.mark.long
 def test_wheel_works_from_an_empty_folder(tmp_path):
     # A source archive first, then the wheel from it. Without isolation the build needs no network;
     # the dev extra holds what it uses.

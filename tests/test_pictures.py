@@ -4,6 +4,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import scipy.stats
+import tensorflow as tf
 from matplotlib.figure import Figure
 
 from vae_course.animation import (
@@ -21,6 +22,7 @@ from vae_course.animation import (
     to_palette,
     write_gif,
 )
+from vae_course.engine.families import FastCVAE
 from vae_course.generation import (
     display_image,
     generate_and_save_images,
@@ -56,10 +58,113 @@ def test_image_grid_puts_each_image_in_its_place(rng, n, columns, shape):
     assert np.isclose(sheet.sum(), images.sum())  # empty places stay 0
 
 
-@pytest.mark.parametrize("images", [np.zeros((3, 4, 4)), np.zeros((0, 4, 4, 1)), np.zeros((2, 4, 4, 2))])
+@pytest.mark.parametrize("images", [np.zeros((3, 4, 4)), np.zeros((0, 4, 4, 1)), np.zeros((2, 4, 4, 5)), np.zeros((2, 0, 4, 1))])
 def test_image_grid_refuses_what_is_no_batch(images):
     with pytest.raises(ValueError, match="images must have shape"):
         image_grid(images)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_a_sheet_has_the_colours_and_opacity_of_its_images(rng, channels):
+    images = rng.random((3, 7, 11, channels))
+    sheet = image_grid(images, columns=2)
+    assert sheet.shape == (14, 22) + {1: (), 2: (4,), 3: (3,), 4: (4,)}[channels]
+    expected = images[2][..., [0, 0, 0, 1]] if channels == 2 else images[2]  # grey and opacity
+    assert (sheet[7:, :11].reshape(7, 11, -1) == expected).all()
+
+
+def drawn(figure):
+    """What a figure shows: the array of its only picture."""
+    return np.asarray(figure.axes[0].images[0].get_array())
+
+
+def test_bytes_are_drawn_as_their_share_of_255(rng):
+    images = rng.integers(0, 256, (4, 9, 7, 3), dtype=np.uint8)
+    assert np.allclose(drawn(plot_images(images)), image_grid(images) / 255)
+    assert np.allclose(drawn(plot_images(list(images / 255))), image_grid(images) / 255)
+
+
+@pytest.mark.parametrize(("images", "error", "message"), [
+    (np.full((2, 9, 9, 1), 255.0), ValueError, "uint8, or numbers from 0 to 1, got values from 255 to 255"),
+    (np.linspace(-1, 1, 81).reshape(1, 9, 9, 1), ValueError, "got values from -1 to 1: scale them"),
+    (np.full((2, 9, 9, 1), np.nan), ValueError, "got .*nan"),
+    (np.full((2, 9, 9, 1), "a"), TypeError, "must be (real )?numbers.*<U1"),
+    (np.full((2, 9, 9, 1), 1j), TypeError, "must be (real )?numbers"),
+    (np.zeros((2000, 9, 9, 1)), ValueError, "2000 images make a sheet of 900 × 0 inches: draw fewer"),
+    (np.zeros((9, 9)), ValueError, "images must have shape"),
+])
+def test_what_cannot_be_drawn_is_refused(images, error, message):
+    with pytest.raises(error, match=message):
+        plot_images(images, columns=len(images))
+
+
+@pytest.mark.parametrize(("size", "inches"), [((28, 28), (0.45, 0.45)), ((14, 28), (0.225, 0.45)), ((28, 7), (0.45, 0.1125)),
+                                              ((64, 64), (0.64, 0.64)), ((600, 300), (1.35, 0.675))])
+def test_an_image_keeps_its_shape_and_a_larger_one_gets_more_room(size, inches):
+    width, height = plot_images(np.zeros((16, *size, 1), np.uint8), columns=16).get_size_inches()
+    assert np.allclose((height - 0.3, width), (inches[0], 16 * inches[1]))
+
+
+SHAPES = [(7, 7, 1), (9, 16, 1), (20, 13, 2), (12, 10, 3), (10, 31, 4)]
+
+
+@pytest.fixture(scope="module")
+def of_any_shape():
+    """Untrained models of images of several sizes and colours, and four images for each."""
+    rng = np.random.default_rng(0)
+    return [(FastCVAE(filters=(2, 3), seed=0, image_shape=shape, likelihood="discretized_logistic"),
+             rng.integers(0, 256, (4, *shape)).astype(np.float32) / 255) for shape in SHAPES]
+
+
+def test_every_picture_of_every_shape_and_colour(tmp_path, of_any_shape):
+    for model, x in of_any_shape:
+        height, width, channels = model.image_shape
+        colours = {1: (), 2: (4,), 3: (3,), 4: (4,)}[channels]
+        above = drawn(plot_reconstructions(model, x))[:height]
+        assert above.shape == (height, 4 * width, *colours)
+        assert np.allclose(above, image_grid(x, columns=4), atol=1e-6)  # float32
+        sheet = drawn(plot_latent_images(model, 3))
+        assert sheet.shape == (3 * height, 3 * width, *colours)
+        assert np.allclose(sheet, latent_image(model, 3))
+        generate_and_save_images(model, channels, x, tmp_path)
+        picture = display_image(channels, tmp_path)
+        assert picture.size[0] >= 150 and picture.size[1] > 30
+        recorder = FrameRecorder(x)
+        recorder(0, model, [])
+        assert recorder.frames[0].ndim == (2 if channels < 3 else 3)
+        write_gif(recorder.frames, tmp_path / "film.gif")
+        assert iio.imread(tmp_path / "film.gif", plugin="pillow", mode="RGB").shape[1:] == (*recorder.frames[0].shape[:2], 3)
+
+
+def test_a_film_of_colours_is_in_colour():
+    class Red(FastCVAE):
+        def decode(self, z, apply_sigmoid=False):
+            return tf.tile(tf.constant([[[[1.0, 0.0, 0.0]]]]), (len(z), 8, 8, 1))
+
+    recorder = FrameRecorder(np.zeros((4, 8, 8, 3), np.float32))
+    recorder(0, Red(filters=(2, 3), seed=0, image_shape=(8, 8, 3), likelihood="discretized_logistic"), [])
+    (frame,) = recorder.frames
+    assert frame.shape[-1] == 3 and (frame == [255, 0, 0]).all(axis=-1).mean() > 0.4
+
+
+def test_ticks_stand_at_the_middle_of_digits_that_are_no_squares(of_any_shape):
+    model, _ = of_any_shape[1]  # 9 × 16
+    ax = plot_latent_images(model, 4).axes[0]
+    assert np.allclose(ax.get_xticks(), 16 * np.arange(4) + 7.5)
+    assert np.allclose(ax.get_yticks(), 9 * np.arange(4)[::-1] + 4)
+
+
+def test_the_tutorials_call_names_the_size(pretrained):
+    named = plot_latent_images(pretrained[0], 3, digit_size=28)
+    assert (drawn(named) == drawn(plot_latent_images(pretrained[0], 3))).all()
+
+
+def test_codes_without_labels_have_one_colour_and_no_names(rng):
+    mean = rng.normal(size=(50, 2))
+    ax = plot_encoded(mean).axes[0]
+    (dots,) = ax.collections
+    assert np.allclose(np.asarray(dots.get_offsets()), mean) and len(np.unique(dots.get_facecolors(), axis=0)) == 1
+    assert not ax.texts and ax.get_legend() is None
 
 
 def test_plots_return_figures_and_write_nothing(tmp_path, monkeypatch, pretrained, x):
@@ -72,6 +177,7 @@ def test_plots_return_figures_and_write_nothing(tmp_path, monkeypatch, pretraine
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.long
 def test_reconstruction_beats_the_mean_image_for_nearly_every_digit(pretrained, x_test):
     x = x_test
     p = np.clip(np.stack([reconstruct(pretrained[0], x), np.broadcast_to(x.mean(axis=0), x.shape)]), 1e-6, 1 - 1e-6)
@@ -80,8 +186,21 @@ def test_reconstruction_beats_the_mean_image_for_nearly_every_digit(pretrained, 
 
 
 def test_reconstruct_refuses_what_is_not_binary(model, mnist):
-    with pytest.raises(TypeError, match="must be binarised float32, got uint8"):
+    with pytest.raises(TypeError, match="must be float32 from 0 to 1, got uint8. Call preprocess_images"):
         reconstruct(model, mnist[1][0][:2, ..., None])
+
+
+@pytest.mark.parametrize("draw", [
+    lambda model, x: plot_reconstructions(model, x),
+    lambda model, x: generate_and_save_images(model, 1, x),
+    lambda model, x: encode_images(model, x),
+    lambda model, x: FrameRecorder(x),
+])
+def test_what_wants_prepared_images_says_how_to_prepare_bytes(tmp_path, monkeypatch, model, mnist, draw):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TypeError, match="got uint8.*prepare"):
+        draw(model, mnist[1][0][:2, ..., None])
+    assert not any(tmp_path.iterdir())
 
 
 def test_samples_are_a_little_too_white_on_average(pretrained, x_test):
@@ -130,7 +249,7 @@ def test_gif_takes_colour_frames(tmp_path):
     ([np.zeros((4, 4), np.uint8), np.zeros((5, 4), np.uint8)], 100, ValueError, "frame 1"),
     ([np.zeros((4, 4))], 100, TypeError, "uint8"),
     ([np.zeros((4, 4), np.uint8)], 0.5, ValueError, "milliseconds"),
-    ([np.zeros((4, 4), np.uint8)], float("nan"), ValueError, "milliseconds"),
+    ([np.zeros((4, 4), np.uint8)], float("nan"), ValueError, "duration must be finite"),
 ])
 def test_bad_frames_write_nothing(tmp_path, frames, duration, error, message):
     with pytest.raises(error, match=message):
@@ -281,6 +400,8 @@ def test_walk_starts_and_ends_where_it_should(pretrained):
 @pytest.mark.parametrize(("call", "message"), [
     (lambda model: latent_image(CVAE(latent_dim=1), 3), "latent_dim 2, got 1"),
     (lambda model: latent_image(model, 3, digit_size=27), "digit_size=27"),
+    (lambda model: plot_latent_images(CVAE(filters=(2, 3), image_shape=(9, 16, 1)), 3, digit_size=9),
+     r"draws digits of \(9, 16\) pixels, got digit_size=9: leave it out"),
     (lambda model: latent_grid(0), "n must be at least 1"),
     (lambda model: latent_grid(3, 0.9, 0.1), "low <= high"),
     (lambda model: latent_grid(3, 0, 1), "0 < low"),

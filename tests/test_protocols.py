@@ -25,7 +25,7 @@ def by_passes(grey):
     return passes_over(dynamic_dataset(grey), 1000)
 
 
-@pytest.mark.parametrize("draw", [by_draws, by_passes])
+@pytest.mark.parametrize("draw", [by_draws, pytest.param(by_passes, marks=pytest.mark.long)])
 def test_many_draws_average_to_the_grey_image(grey, draw):
     drawn, g = draw(grey[:1]), grey[:1, ..., None] / 255
     assert drawn.dtype == np.float32 and set(np.unique(drawn)) == {0, 1}

@@ -403,7 +403,7 @@ def module_name(path):
 
 MODULE_NAMES = {module_name(path) for path in MODULES}
 PARTS = {name: name.partition(".")[0] if "." in name else "tutorial" for name in MODULE_NAMES}
-PARTS |= {"support": "ground", "contracts": "ground", "engine.cli": "command"}
+PARTS |= dict.fromkeys(("support", "contracts", "pictures", "sources"), "ground") | {"engine.cli": "command"}
 # The floors of the house: of which other parts a part may import. The command may import all, and nobody imports it.
 MAY_IMPORT = {"ground": {"ground"}, "tutorial": {"ground", "tutorial"}}
 MAY_IMPORT |= {part: {"ground", "tutorial", "engine", "truth"} for part in ("engine", "truth")}

@@ -24,6 +24,7 @@ def test_nbdev_3s_table_says_what_settings_ini_says():
     assert {"lib_path", "tst_flags", "allowed_cell_metadata_keys"} <= table.keys()
 
 
+@pytest.mark.long
 def test_the_runner_tells_what_failed_and_how(tmp_path):
     """As nbdev_test does: marked cells are left out, a failed cell is shown, and the exit code is 1."""
     sources = {"good": ["1 + 1", "#| slow\nslow_one", "#| long\nlong_one", "import tensorflow as tf\ntf.zeros(3)"], "wrong": ["number = 12345\nnumber / 0"],

@@ -36,7 +36,6 @@ def test_defaults_are_the_tutorials():
     assert inspect.signature(elbo.log_normal_pdf).parameters["raxis"].default == 1
     assert inspect.signature(model.CVAE.decode).parameters["apply_sigmoid"].default is False
     assert inspect.signature(model.CVAE.sample).parameters["eps"].default is None
-    assert inspect.signature(manifold.plot_latent_images).parameters["digit_size"].default == 28
 
 
 @pytest.mark.parametrize("module", [animation, checkpoints, data, elbo, generation, manifold, model,

@@ -208,6 +208,7 @@ def test_gradients_reach_every_weight(functional, small_pair, x):
         assert all(np.all(np.isfinite(g)) and np.any(g != 0) for g in gradients)
 
 
+@pytest.mark.long
 def test_fit_lowers_each_loss(x_test):
     keras.utils.set_random_seed(0)
     x, flat = x_test[:64], x_test[:64].reshape(-1, 784)

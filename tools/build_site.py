@@ -193,8 +193,9 @@ def api_page(root: Path, settings: dict) -> str:
 
 def describe(value, module: str) -> str:
     """A constant, or a name that a module passes on."""
-    home = getattr(value, "__module__", "").removeprefix("vae_course.")
-    if isinstance(value, type | FunctionType) and home != module:
+    origin = getattr(value, "__module__", "")
+    home = origin.removeprefix("vae_course.")
+    if isinstance(value, type | FunctionType) and home not in (module, origin):  # of another module of the course
         return f"The same as [{home}.{value.__name__}](#{home}.{value.__name__})."
     shown = repr(value)
     return f"`{shown}`" if len(shown) <= 400 and " at 0x" not in shown else f"A value of type `{type(value).__name__}`."
@@ -219,7 +220,7 @@ def process(root: Path, settings: dict) -> Path:
 
 
 def build_explorer(out: Path):
-    """The page that chapter 31 builds, from the weights that come with the course."""
+    """The page that chapter 34 builds, from the weights that come with the course."""
     from vae_course.data import load_mnist, preprocess_images
     from vae_course.live.explorer import build_explorer as build
     from vae_course.engine.runs import load_pretrained

@@ -29,7 +29,8 @@ def order() -> list[str]:
 
     found = [re.search(r"#\| default_exp ([\w.]+)", path.read_text(encoding="utf-8")) for path in notebooks(ROOT)]
     names = [f"vae_course.{match[1]}" for match in found if match]
-    ground, top = ["vae_course.support", "vae_course.contracts"], ["vae_course.engine.cli"]
+    ground = [f"vae_course.{name}" for name in ("support", "contracts", "pictures", "sources")]
+    top = ["vae_course.engine.cli"]
     return ground + [name for name in names if name not in ground + top] + top
 
 

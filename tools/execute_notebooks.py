@@ -31,6 +31,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import common  # noqa: E402
 from course import notebooks  # noqa: E402
 
+LARGE = 60_000  # bytes; above, a picture gets the 256 colours that fit it best
+
 
 def last_state(text: str) -> str:
     """What a terminal shows of a text: after a carriage return, a line is written over."""
@@ -44,7 +46,7 @@ def last_state(text: str) -> str:
 
 
 def small(png: bytes) -> bytes:
-    """A picture with a palette, where 64 steps of each channel leave 256 colours: a sheet of greys takes a third."""
+    """A picture with a palette if 256 colours draw it, and a large one with the 256 that fit it best: a third of the bytes."""
     pixels = np.asarray(PIL.Image.open(io.BytesIO(png)).convert("RGBA"))
     for steps in (255, 63):
         coarse = np.uint8(np.rint(np.rint(pixels / 255 * steps) * 255 / steps))
@@ -56,7 +58,12 @@ def small(png: bytes) -> bytes:
             file = io.BytesIO()
             picture.save(file, "PNG", optimize=True)
             return min(png, file.getvalue(), key=len)
-    return png
+    if len(png) < LARGE:
+        return png
+    file = io.BytesIO()
+    picture = PIL.Image.open(io.BytesIO(png)).convert("RGBA")
+    picture.quantize(256, PIL.Image.Quantize.FASTOCTREE, kmeans=3).save(file, "PNG", optimize=True)
+    return min(png, file.getvalue(), key=len)
 
 
 def tidy(cell):

@@ -78,7 +78,8 @@ def imports(cells, module, used):
                 found[node.name] = (f"vae_course.{module}", node.name)
             elif exported and isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name | ast.Tuple):
                 for name in getattr(node.targets[0], "elts", node.targets[:1]):  # of `ONE, OTHER = …` both
-                    found[name.id] = (f"vae_course.{module}", name.id)
+                    if isinstance(name, ast.Name):
+                        found[name.id] = (f"vae_course.{module}", name.id)
     needed = {found[name] for name in used & set(found)}
     plain = sorted(f"import {name}" for origin, name in needed if origin is None)
     origins = sorted({origin for origin, _ in needed if origin})

@@ -10,12 +10,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from .contracts import check_annotations, integers
 from .data import pixels
 from .elbo import bernoulli_log_prob, bounded
-from .reparameterization import reparameterize
+from .reparameterization import latents, reparameterize
 from .support import check_integer
 
 # %% ../nbs/tutorial/04_model.ipynb #04g10r07
+@integers(seed=0, n=0)
 def glorot_initializers(
     seed: int | None,  # None: fresh weights each time
     n: int,  # number of layers
@@ -52,12 +54,12 @@ def make_encoder(
     "The inference network q(z|x): two stride-2 convolutions and a dense layer."
     check_size(latent_dim, filters, image_shape)
     init = glorot_initializers(seed, 3)
-    down = {"kernel_size": 3, "strides": 2, "activation": "relu"}
+    down = {"kernel_size": 3, "strides": 2, "activation": "relu", "data_format": "channels_last"}
     return keras.Sequential([
         keras.Input(image_shape),
         keras.layers.Conv2D(filters[0], **down, kernel_initializer=init[0]),
         keras.layers.Conv2D(filters[1], **down, kernel_initializer=init[1]),
-        keras.layers.Flatten(),
+        keras.layers.Flatten("channels_last"),
         keras.layers.Dense(2 * latent_dim, kernel_initializer=init[2]),
     ], name="encoder")
 
@@ -72,7 +74,8 @@ def make_decoder(
     "The generative network p(x|z): a dense layer and three transposed convolutions."
     check_size(latent_dim, filters, image_shape)
     init = glorot_initializers(seed, 4)
-    up = {"kernel_size": 3, "strides": 2, "padding": "same", "activation": "relu"}
+    up = {"kernel_size": 3, "strides": 2, "padding": "same", "activation": "relu",
+          "data_format": "channels_last"}
     height, width, channels = image_shape
     small = -(-height // 4), -(-width // 4), 32  # a quarter, rounded up
     excess = (0, 4 * small[0] - height), (0, 4 * small[1] - width)
@@ -82,9 +85,10 @@ def make_decoder(
         keras.layers.Reshape(small),
         keras.layers.Conv2DTranspose(filters[1], **up, kernel_initializer=init[1]),
         keras.layers.Conv2DTranspose(filters[0], **up, kernel_initializer=init[2]),
-        *([keras.layers.Cropping2D(excess)] if max(excess)[1] else []),
+        *([keras.layers.Cropping2D(excess, "channels_last")] if max(excess)[1] else []),
         # `filters` says nothing about the last layer: its filters are the image's channels.
-        last(channels, 3, padding="same", kernel_initializer=init[3]),
+        last(channels, 3, padding="same", data_format="channels_last", dtype="float32",
+             kernel_initializer=init[3]),
     ], name="decoder")
 
 # %% ../nbs/tutorial/04_model.ipynb #037c7173
@@ -95,7 +99,7 @@ class CVAE(keras.Model):
     "The tutorial's convolutional VAE; TypeError or ValueError if the sizes describe no network."
 
     def __init__(self, latent_dim=2, filters=(32, 64), seed=None, image_shape=(28, 28, 1), **more):
-        super().__init__(**more)
+        super().__init__(autocast=False, **more)
         self.built, seeds = True, np.random.SeedSequence(seed).generate_state(2)
         self.encoder = make_encoder(latent_dim, filters, seeds[0], image_shape)
         self.decoder = make_decoder(latent_dim, filters, seeds[1], image_shape)
@@ -104,7 +108,7 @@ class CVAE(keras.Model):
     @pixels("x")
     def encode(self, x):
         "x (batch, 28, 28, 1) -> mean, logvar of q(z|x), each (batch, latent_dim)."
-        mean, logvar = tf.split(self.encoder(x), 2, axis=1)
+        mean, logvar = tf.split(tf.cast(self.encoder(x), tf.float32), 2, axis=1)
         return mean, bounded(logvar, LOGVAR_BOUND)
 
     def reparameterize(self, mean, logvar, eps=None):
@@ -112,7 +116,7 @@ class CVAE(keras.Model):
         eps = tf.random.normal(tf.shape(mean)) if eps is None else eps
         return reparameterize(mean, logvar, eps)
 
-    def decode(self, z, apply_sigmoid=False):
+    def decode(self, z, apply_sigmoid: bool = False):
         "z (batch, latent_dim) -> logits of p(x|z), or probabilities, (batch, 28, 28, 1)."
         return tf.sigmoid(self.decoder(z)) if apply_sigmoid else self.decoder(z)
 
@@ -136,3 +140,14 @@ CVAE.filters = property(lambda self: tuple(layer.filters for layer in self.encod
 keras.saving.register_keras_serializable(package="vae_course")(CVAE)
 CVAE.get_config = lambda self: keras.Model.get_config(self) | {
     name: getattr(self, name) for name in ("latent_dim", "filters", "seed", "image_shape")}
+
+# %% ../nbs/tutorial/04_model.ipynb #cod00004
+CVAE.__init__ = integers(seed=0)(CVAE.__init__)
+CVAE.reparameterize = latents("mean", "logvar", "eps")(CVAE.reparameterize)
+CVAE.decode = latents("z")(CVAE.decode)
+CVAE.sample = latents("eps")(CVAE.sample)
+CVAE.log_likelihood = latents("z")(CVAE.log_likelihood)
+CVAE.call = latents("eps")(CVAE.call)
+
+# %% ../nbs/tutorial/04_model.ipynb #annotate
+check_annotations(globals())

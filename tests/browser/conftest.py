@@ -8,11 +8,11 @@ import re
 import shutil
 import threading
 from functools import partial
-from http.server import ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from vae_course.live.explorer import PageHandler
+from vae_course.live.serving import serve
 
 NAMES = ["chromium", "chromium-browser", "google-chrome"]
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
@@ -30,21 +30,39 @@ def browser():
         browser.close()
 
 
+class Quiet(SimpleHTTPRequestHandler):
+    """For the site, whose host sends neither a policy nor a check of names."""
+
+    def log_message(self, *arguments):
+        """Nothing."""
+
+
 @pytest.fixture(scope="session")
-def serving():
-    """A function that serves a folder on the loopback address, and returns the URL."""
+def answering():
+    """A function that lets a server answer in a thread until the end, and returns its URL."""
     servers = []
 
-    def serve(folder):
-        handler = partial(PageHandler, directory=str(folder))
-        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), handler))
-        threading.Thread(target=servers[-1].serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{servers[-1].server_port}/"
+    def start(server):
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}/"
 
-    yield serve
+    yield start
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture(scope="session")
+def serving(answering):
+    """A function that serves a folder of the site on the loopback address, and returns the URL."""
+    return lambda folder: answering(ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder))))
+
+
+@pytest.fixture(scope="session")
+def exploring(answering):
+    """A function that serves an explorer as `vae-course explore` does, and returns the URL."""
+    return lambda folder: answering(serve(folder))
 
 
 @pytest.fixture

@@ -5,8 +5,11 @@ import re
 import numpy as np
 import pytest
 
+from vae_course.engine.families import FastCVAE
+from vae_course.further.objectives import ConditionalVAE
 from vae_course.live.explorer import build_explorer
 from vae_course.model import CVAE
+from vae_course.reparameterization import draw_eps
 
 ATOL = 1e-4  # of a probability; float32 sums in two orders stay some 100 times below
 GREY = 0.5 / 255 + ATOL  # what a screen's 256 levels add
@@ -18,9 +21,9 @@ CANVAS = """(canvas) => {
 
 
 @pytest.fixture(scope="module")
-def site(pretrained, mnist, x_test, tmp_path_factory, serving):
+def site(pretrained, mnist, x_test, tmp_path_factory, exploring):
     folder = tmp_path_factory.mktemp("explorer") / "page"
-    return serving(build_explorer(*pretrained, x_test, mnist[1][1], folder))
+    return exploring(build_explorer(*pretrained, x_test, mnist[1][1], folder))
 
 
 @pytest.fixture
@@ -108,16 +111,96 @@ def test_without_vector_instructions(browser, site, pretrained):
 
 
 @pytest.mark.parametrize(("filters", "image_shape"), [((3, 5), (30, 25, 1)), ((2, 4), (8, 9, 3))])
-def test_decoders_of_other_sizes(explorer, serving, tmp_path, filters, image_shape):
+def test_decoders_of_other_sizes(explorer, exploring, tmp_path, filters, image_shape):
     model = CVAE(filters=filters, seed=0, image_shape=image_shape)
     x = np.random.default_rng(0).integers(0, 2, (30, *image_shape)).astype(np.float32)
-    page = explorer(serving(build_explorer(model, {}, x, np.arange(30) % 4, tmp_path / "page")))
+    page = explorer(exploring(build_explorer(model, {}, x, np.arange(30) % 4, tmp_path / "page")))
     z = np.random.default_rng(1).normal(size=(5, 2)).astype(np.float32)
     pixels = np.reshape(page.evaluate(SAMPLE, z.ravel().tolist()), (5, *image_shape))
     np.testing.assert_allclose(pixels, model.sample(z), atol=ATOL)
     settle(page)
     size = page.locator("#digit").evaluate("(canvas) => [canvas.height, canvas.width]")
     assert tuple(size) == image_shape[:2]
+
+
+def other_models():
+    """Models of other families, likelihoods and colours, each with images, labels and names or without."""
+    rng = np.random.default_rng(0)
+    grey = (rng.integers(0, 256, (30, 9, 12, 3)) / 255).astype(np.float32)
+    for likelihood, images, labels, names in (
+            ("bernoulli", None, None, None), ("continuous_bernoulli", grey, None, None),
+            ("discretized_logistic", grey, np.arange(30) % 3, ("Ankle boot", "<b>bag</b>", "éàü"))):
+        yield FastCVAE(filters=(2, 4), seed=0, image_shape=(9, 12, 3), likelihood=likelihood), images, labels, names
+    yield FastCVAE(filters=(2, 4), seed=0, image_shape=(12, 9, 4), likelihood="continuous_bernoulli"), None, None, None
+
+
+@pytest.mark.parametrize(("model", "x", "labels", "names"), other_models(), ids=["none", "unlabelled", "named", "rgba"])
+def test_other_pixels_colours_and_labels(explorer, exploring, serious, tmp_path, model, x, labels, names):
+    page = explorer(exploring(build_explorer(model, {}, x, labels, tmp_path / "page", names)))
+    z = np.random.default_rng(1).normal(0, 2, (50, 2)).astype(np.float32)
+    height, width, channels = model.image_shape
+    pixels = np.reshape(page.evaluate(SAMPLE, z.ravel().tolist()), (50, height, width, channels))
+    np.testing.assert_allclose(pixels, model.sample(z), atol=ATOL)
+    settle(page)
+    assert page.locator("#digit").evaluate("(canvas) => [canvas.height, canvas.width]") == [height, width]
+    box = page.locator("#digit").bounding_box()
+    assert box["width"] / box["height"] == pytest.approx(width / height, rel=0.03)  # a border is two pixels wide
+    assert not page.locator("#label-row").is_visible()
+    assert page.locator("#legend").is_visible() == (names is not None)
+    nearest = page.locator("#nearest").text_content()
+    if names:
+        assert page.locator("#legend li").all_text_contents() == list(names) and nearest in names
+        assert page.locator("#from option").all_text_contents() == list(names)
+    else:
+        assert page.locator("#from option").all_text_contents() == ["right", "top", "left", "bottom"]
+        assert re.fullmatch("–" if x is None else r"number \d+", nearest)
+    start, end = walk_ends(page)
+    assert np.linalg.norm(start - end) > 0
+    assert not serious(page)
+
+
+def test_colours_are_painted(explorer, exploring, tmp_path):
+    model = FastCVAE(filters=(2, 4), seed=0, image_shape=(9, 12, 3), likelihood="continuous_bernoulli")
+    model.output_bias.assign([-9.0, 0.0, 9.0])
+    page = explorer(exploring(build_explorer(model, {}, None, None, tmp_path / "page")))
+    settle(page)
+    shown = page.locator("#digit").evaluate(
+        "(canvas) => Array.from(canvas.getContext('2d').getImageData(0, 0, 12, 9).data)")
+    shown = np.reshape(shown, (9, 12, 4)) / 255
+    np.testing.assert_allclose(shown[..., :3], model.sample(np.zeros((1, 2), np.float32))[0], atol=GREY)
+    assert (shown[..., 3] == 1).all() and shown[..., 2].mean() - shown[..., 0].mean() > 0.5
+
+
+def test_a_label_is_chosen_where_the_model_wants_one(explorer, exploring, tmp_path, x_test, mnist):
+    model = ConditionalVAE(filters=(2, 4), seed=0)
+    page = explorer(exploring(build_explorer(model, {}, x_test[:50], mnist[1][1][:50], tmp_path / "page")))
+    for label in (7, 0):
+        page.locator("#label").select_option(label=str(label))
+        shown = model.given(label)
+        assert_shows(page, shown)
+        sample = digit(page, "#samples button:nth-child(2) canvas")
+        np.testing.assert_allclose(sample, python_digit(shown, draw_eps(0, 0, (8, 2)).numpy()[1]), atol=GREY)
+
+
+def test_the_policy_holds(browser, site):
+    page = browser.new_page()  # the faults are what is looked for
+    page.goto(site)
+    assert page.evaluate("explorer.then(({ error }) => error ?? null)") is None
+    tried = page.evaluate("""() => new Promise((done) => {
+      const image = new Image(), found = new Set(); // each comes twice, once for the page's own policy
+      document.addEventListener("securitypolicyviolation", (event) => {
+        found.add(event.effectiveDirective);
+        if (found.size === 3) done([...found].sort());
+      });
+      image.src = "http://127.0.0.1:9/x.png";
+      const script = document.createElement("script");
+      script.textContent = "window.stranger = true";
+      document.head.append(script);
+      fetch("http://127.0.0.1:9/").catch(() => null);
+    })""")
+    assert tried == ["connect-src", "img-src", "script-src-elem"]
+    assert page.evaluate("window.stranger") is None
+    page.close()
 
 
 def test_the_mouse_moves_the_pointer(explorer, pretrained):
@@ -240,8 +323,6 @@ def test_who_wants_less_motion_gets_steps(explorer):
 
 
 def test_a_seed_gives_the_samples_of_python(explorer, pretrained):
-    from vae_course.reparameterization import draw_eps
-
     page, model = explorer(), pretrained[0]
     for seed in (0, 42, 99, 42):
         page.locator("#seed").fill(str(seed))
@@ -276,14 +357,14 @@ def test_it_fits_and_axe_finds_nothing_serious(explorer, serious, scheme, width)
     ("explorer.bin", lambda content: b"\0\0\x80\x3f" * 2000 + content[8000:], "other pixels"),
     ("explorer.json", lambda content: None, "404"),
 ])
-def test_a_damaged_page_says_so(browser, serving, model, x_test, tmp_path, name, spoil, message):
+def test_a_damaged_page_says_so(browser, exploring, model, x_test, tmp_path, name, spoil, message):
     folder = build_explorer(model, {}, x_test[:50], np.arange(50) % 10, tmp_path / "page")
     content = spoil((folder / name).read_bytes())
     (folder / name).unlink()
     if content is not None:
         (folder / name).write_bytes(content)
     page = browser.new_page()
-    page.goto(serving(folder))
+    page.goto(exploring(folder))
     page.evaluate("explorer")
     assert message in page.locator("#message").text_content()
     page.close()

@@ -34,7 +34,7 @@ sys.path.insert(0, str(NBS.parent / "tools"))
 
 import course  # noqa: E402
 
-SLIDERS = "32_sliders"
+SLIDERS = "35_sliders"
 WIDGETS = {SLIDERS, "02_reparameterization"}  # where a person is there, a widget stands for a picture
 # Pictures and folded code; a film; signatures and solutions.
 KINDS = {"01_data", "07_animation", "11_families"}
@@ -244,6 +244,7 @@ def picture(page, number=0):
         return np.asarray(image, int)
 
 
+@pytest.mark.long
 def test_sliders_follow_keys_and_mouse(run, pretrained):
     page, before = run(SLIDERS)
     check(page, before, SLIDERS)

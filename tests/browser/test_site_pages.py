@@ -50,13 +50,17 @@ def site(folder, serving):
 
 
 def bring_all_into_view(page):
-    """Unfold the solutions, and scroll to the end step by step, so that lazy images and pages load."""
+    """Unfold the solutions, scroll to the end step by step, so that lazy pages load, and ask for every lazy image.
+
+    An image that the page moves while it scrolls may never have been near the window.
+    """
     page.evaluate("""async () => {
       document.querySelectorAll("details").forEach((element) => { element.open = true; });
       for (let y = 0; y < document.documentElement.scrollHeight; y += innerHeight) {
         scrollTo(0, y);
         await new Promise((done) => setTimeout(done, 20));
       }
+      document.querySelectorAll("img").forEach((image) => { image.loading = "eager"; });
     }""")
     page.wait_for_load_state("networkidle")
 
@@ -71,6 +75,7 @@ def test_page_loads_and_fits_a_phone(opened, site, name):
     page.on("response", lambda answer: answers.append(answer) if answer.url.startswith("http") else None)
     page.goto(site + name)
     bring_all_into_view(page)
+    page.wait_for_function("[...document.images].every((image) => image.complete)")  # loaded, or broken
     images = page.locator("img").evaluate_all(
         "(images) => images.map((image) => [image.alt, image.complete && image.naturalWidth > 1])")
     assert all(alt.strip() and loaded for alt, loaded in images), images

@@ -19,6 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ..contracts import check_annotations, integers
 from .families import LIKELIHOODS, MODELS, VAE
 from .images import Images, check_label_range
 from .recipes import Recipe, count_steps, make_optimizer
@@ -26,15 +27,12 @@ from ..support import atomic_path
 from ..training import History
 
 # %% ../../nbs/engine/13_checkpoints.ipynb #84037c21
-def checksum(
-    arrays: Mapping,  # name: array
-) -> int:
+def checksum(arrays: Mapping) -> int:
     "CRC-32 of the names, types, shapes and values of arrays."
     crc = 0
     for name in sorted(arrays):
         array = np.asarray(arrays[name])
-        header = f"{name} {array.dtype.str} {array.shape} "
-        crc = zlib.crc32(header.encode() + array.tobytes(), crc)
+        crc = zlib.crc32(f"{name} {array.dtype.str} {array.shape} ".encode() + array.tobytes(), crc)
     return crc
 
 # %% ../../nbs/engine/13_checkpoints.ipynb #23516257
@@ -70,9 +68,7 @@ def write_checkpoint(
     return path
 
 # %% ../../nbs/engine/13_checkpoints.ipynb #01370537
-def list_checkpoints(
-    folder: str | Path,
-) -> list:  # of Path, oldest first; empty if there is no such folder
+def list_checkpoints(folder: str | Path) -> list:  # of Path, oldest first; or empty
     "The checkpoints in a folder."
     return sorted(Path(folder).glob("step-*.npz"))
 
@@ -127,11 +123,9 @@ def set_state(
         variable.assign(arrays[name])
 
 # %% ../../nbs/engine/13_checkpoints.ipynb #8324c9f2
-def is_chief(
-    strategy: tf.distribute.Strategy,
-) -> bool:
+def is_chief(strategy: tf.distribute.Strategy | tf.distribute.cluster_resolver.ClusterResolver):
     "Whether this process writes the files: the only one, or the first of several workers."
-    resolver = strategy.cluster_resolver
+    resolver = getattr(strategy, "cluster_resolver", strategy)
     if resolver is None or not resolver.task_type:
         return True
     first = "chief" if "chief" in resolver.cluster_spec().jobs else "worker"
@@ -141,7 +135,8 @@ def is_chief(
 class Keeper:
     "Checkpoints of one run; `identity` must be the same when it goes on, only the chief writes."
 
-    def __init__(self, folder, identity, seconds=60.0, chief=True):
+    def __init__(self, folder: str | Path | None, identity: dict, seconds: float = 60.0,
+                 chief: bool = True):
         self.folder, self.identity = folder, json.loads(json.dumps(identity))
         self.seconds, self.chief = seconds, chief
         self.last, self.time = None, time.monotonic()
@@ -161,12 +156,12 @@ class Keeper:
                                  "recipe and data, or choose another folder.")
         return arrays, facts
 
-    def due(self, at_once):
+    def due(self, at_once: bool):
         "Whether to write now: at once, or only if `seconds` have passed since the last time."
         late = at_once or time.monotonic() - self.time >= self.seconds
         return late and self.chief and self.folder is not None
 
-    def save(self, step, arrays, facts):
+    def save(self, step, arrays, facts: dict):
         "Write a checkpoint."
         facts = facts | {"identity": self.identity}
         self.last = write_checkpoint(self.folder, step, arrays, facts)
@@ -208,7 +203,7 @@ class Run:
 # %% ../../nbs/engine/13_checkpoints.ipynb #41ac1591
 def start_run(
     recipe: Recipe,
-    images: Images,  # to train on; their mean pixel may set the output bias
+    images: Images | object,  # to train on; their mean pixel may set the output bias
 ) -> Run:
     "Model and optimizer before the first step; ValueError if a device would get no image."
     images = Images.of(images, recipe.levels)
@@ -223,6 +218,7 @@ def start_run(
     return Run(model, optimizer)
 
 # %% ../../nbs/engine/13_checkpoints.ipynb #41ac1593
+@integers(n=1, size=1)
 def check_parts(
     n: int,  # training images
     size: int,  # of a batch
@@ -247,3 +243,6 @@ def check_finite(run: Run, values: np.ndarray, epoch: int, keeper: Keeper, name=
             f"{what} in epoch {epoch}, step {step} of the run. The last good checkpoint: "
             f"{keeper.last or 'none'}. Start a new run with a lower learning rate, or with a "
             "cosine schedule and a longer warm-up.")
+
+# %% ../../nbs/engine/13_checkpoints.ipynb #annotate
+check_annotations(globals())

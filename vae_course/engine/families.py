@@ -7,7 +7,7 @@ __all__ = ['MODELS', 'OBJECTIVES', 'LIKELIHOODS', 'Registry', 'Bernoulli', 'regi
            'FastCVAE', 'Family', 'register_model', 'convolutional', 'Objective', 'register_objective', 'elbo']
 
 # %% ../../nbs/engine/11_families.ipynb #11f00004
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from typing import ClassVar, NamedTuple
@@ -16,9 +16,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from ..contracts import check_annotations, integers
 from ..elbo import bernoulli_log_prob, elbo_terms
 from .layers import OneFilterConv2DTranspose
 from ..model import CVAE, make_decoder, make_encoder
+from ..reparameterization import latents
 
 # %% ../../nbs/engine/11_families.ipynb #11f00008
 class Registry(dict):
@@ -26,9 +28,10 @@ class Registry(dict):
 
     # Chapters that add to the lists. They are imported when a name is not known yet.
     LATER = ("vae_course.further.likelihoods", "vae_course.further.larger",
-             "vae_course.further.variants", "vae_course.further.objectives")
+             "vae_course.further.variants", "vae_course.further.objectives",
+             "vae_course.beyond.gap", "vae_course.beyond.linear")
 
-    def __init__(self, what):
+    def __init__(self, what: str):
         super().__init__()
         self.what, self.makers = what, {}
 
@@ -38,12 +41,17 @@ class Registry(dict):
             import_module(module)
         return tuple(self)
 
+    def __getitem__(self, name):
+        if not isinstance(name, str):
+            raise TypeError(f"{self.what} must be a name, got {name!r:.80}.")
+        return super().__getitem__(name)
+
     def __missing__(self, name):
         if name not in self.names():
             raise ValueError(f"{self.what} must be one of {tuple(self)}, got {name!r}.")
         return self[name]
 
-    def add(self, name, value, maker):
+    def add(self, name: str, value, maker: str):
         "Keep a value under a name; ValueError if the name has another maker."
         if (taken := self.get(name)) and self.makers[name] != maker:
             raise ValueError(f"the {self.what} {name!r} is taken by {self.makers[name]}: {taken}.")
@@ -81,7 +89,7 @@ class Bernoulli:
 # %% ../../nbs/engine/11_families.ipynb #11f00012
 def register_likelihood(
     name: str,
-    likelihood,  # an object with what `Bernoulli` has
+    likelihood: Bernoulli,  # or an object with its methods
 ):
     "Give a likelihood a name that a recipe may use."
     LIKELIHOODS.add(name, likelihood, type(likelihood).__name__)
@@ -96,9 +104,9 @@ class VAE(CVAE):
     labels = None  # how many labels there are, for a model that asks for one beside the image
     in_training = False  # whether a training step is being recorded
 
-    def __init__(self, encoder, decoder, latent_dim, image_shape=(28, 28, 1),
-                 likelihood="bernoulli", **more):
-        keras.Model.__init__(self, **more)
+    def __init__(self, encoder: Callable, decoder: Callable, latent_dim: int,
+                 image_shape: Sequence[int] = (28, 28, 1), likelihood="bernoulli", **more):
+        keras.Model.__init__(self, autocast=False, **more)
         self.encoder, self.decoder, self.latent_dim = encoder, decoder, latent_dim
         self.image_shape, self.likelihood = tuple(image_shape), LIKELIHOODS[likelihood]
         self.levels, self.built, self.config = self.likelihood.levels, True, {}
@@ -107,9 +115,9 @@ class VAE(CVAE):
         "What a saved file holds: the arguments of `__init__`, as a family keeps them in `config`."
         return keras.Model.get_config(self) | self.config
 
-    def decode(self, z, apply_sigmoid=False):
+    def decode(self, z, apply_sigmoid: bool = False):
         "z (batch, latent_dim) -> parameters of p(x|z), or the expected pixels."
-        parameters = self.decoder(z)
+        parameters = tf.cast(self.decoder(z), tf.float32)
         return self.likelihood.mean(parameters) if apply_sigmoid else parameters
 
     def log_likelihood(self, x, z):
@@ -128,9 +136,13 @@ class VAE(CVAE):
                 return layer.bias
         raise ValueError("the decoder has no layer with weights: choose output_bias 'zero'.")
 
+# %% ../../nbs/engine/11_families.ipynb #cod00011
+VAE.__init__ = integers(latent_dim=1)(VAE.__init__)
+VAE.decode, VAE.log_likelihood = latents("z")(VAE.decode), latents("z")(VAE.log_likelihood)
+
 # %% ../../nbs/engine/11_families.ipynb #11f0015b
 @contextmanager
-def in_training(model, whether):
+def in_training(model: keras.Model, whether: bool):
     "Inside, `whether` a training step is recorded: networks with dropout ask for it."
     model.in_training = whether
     try:
@@ -143,6 +155,7 @@ def in_training(model, whether):
 class FastCVAE(VAE):
     "The networks of `CVAE`, with the faster last layer, for any likelihood; raises as `CVAE`."
 
+    @integers(seed=0)
     def __init__(self, latent_dim=2, filters=(32, 64), seed=None, image_shape=(28, 28, 1),
                  likelihood="bernoulli", **more):
         seeds = np.random.SeedSequence(seed).generate_state(2)
@@ -175,10 +188,10 @@ class Family(NamedTuple):
 # %% ../../nbs/engine/11_families.ipynb #11f0021b
 def register_model(
     name: str,
-    fields: tuple = (),  # of filters and likelihood, those that the function reads
-    sizes: tuple = (),  # names that the recipe's `sizes` may have
+    fields: Sequence[str] = (),  # of filters and likelihood, those that the function reads
+    sizes: Sequence[str] = (),  # names that the recipe's `sizes` may have
     labels: bool = False,  # whether its models want a label beside each image
-    image_shape: tuple | None = None,  # of the only images that they take; None: any
+    image_shape: Sequence[int] | None = None,  # of the only images that they take; None: any
 ) -> Callable:  # a decorator of a function (recipe, images) -> VAE
     "Give a family of models a name that a recipe may use."
     def keep(build):
@@ -208,7 +221,7 @@ class Objective(NamedTuple):
 def register_objective(
     name: str,
     noise: Callable = lambda recipe: (recipe.latent_dim,),
-    fields: tuple = (),  # of beta and samples, those that the function reads
+    fields: Sequence[str] = (),  # of beta and samples, those that the function reads
 ) -> Callable:  # a decorator of a function (model, x, eps, recipe) -> (batch,) nats
     "Give an objective a name that a recipe may use."
     def keep(bound):
@@ -222,3 +235,6 @@ def register_objective(
 def elbo(model, x, eps, recipe):
     "The ELBO of each image by the recipe's estimator; with another beta than 1, a weighted one."
     return elbo_terms(model, x, eps).elbo(recipe.estimator, recipe.beta)
+
+# %% ../../nbs/engine/11_families.ipynb #annotate
+check_annotations(globals())

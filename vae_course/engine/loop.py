@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from ..contracts import integers
+from ..contracts import check_annotations, integers, shapes
 from ..elbo import elbo_terms
 from .checkpoints import Keeper, Run, check_finite, is_chief, start_run
 from .families import MODELS, OBJECTIVES, VAE, in_training
@@ -27,12 +27,13 @@ from .images import Images, check_label_range, fingerprint, without_labels
 from .recipes import Recipe, count_steps
 from ..model import CVAE
 from ..reparameterization import draw_eps
+from ..support import safe_point
 from ..training import TEST_STEP, mean_terms, trace
 
 # %% ../../nbs/engine/14_loop.ipynb #14l00008
 def images_for(
     recipe: Recipe,
-    source: Images,  # or what `Images` takes
+    source: Images | object,  # or what `Images` takes
 ) -> Images:
     "The images of a run, with labels just where its model asks for them; ValueError without any."
     images = Images.of(source, recipe.levels)
@@ -42,15 +43,16 @@ def images_for(
     return images if MODELS[recipe.model].labels else without_labels(images)
 
 # %% ../../nbs/engine/14_loop.ipynb #0e017478
+@integers(epoch=1, done=0)
 def noisy_batches(
     recipe: Recipe,
-    images: Images,  # or what `Images` takes
+    images: Images | object,  # or what `Images` takes
     epoch: int,  # from 1
     done: int = 0,  # steps of this epoch that are done already
 ) -> tf.data.Dataset:  # of (x, eps), or of (x, eps, y) with labels
     "The batches of one epoch, each with the noise of its step."
     images, noise = images_for(recipe, images), OBJECTIVES[recipe.objective].noise(recipe)
-    batches = images.batches(recipe.batch_size, recipe.seed, epoch)
+    batches = images.batches(recipe.batch_size, recipe.seed, epoch, done)
     first = (epoch - 1) * count_steps(recipe, len(images))[0]
 
     def add_noise(step, batch):
@@ -60,9 +62,10 @@ def noisy_batches(
     options = tf.data.Options()
     options.autotune.enabled = False
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
-    return batches.enumerate(first).skip(done).map(add_noise).prefetch(2).with_options(options)
+    return batches.enumerate(first + done).map(add_noise).prefetch(2).with_options(options)
 
 # %% ../../nbs/engine/14_loop.ipynb #0d98132e
+@shapes("values: [batch]")
 def mean_over_batch(
     values: tf.Tensor,  # (batch,) float32: of this replica's part of the batch
 ) -> tf.Tensor:  # scalar float32
@@ -121,11 +124,13 @@ def make_evaluate(
     def evaluate_model(images, seed=0, batch_size=500):
         images = Images.of(images, model.levels)
         check_label_range(images, model)
-        x = images.first(len(images)) if images.streamed else images.source
-        arrays = x, draw_eps(seed, TEST_STEP, (len(x), model.latent_dim))
-        arrays += (images.labels,) if labels else ()
-        parts = [slice(start, start + batch_size) for start in range(0, len(x), batch_size)]
-        return mean_terms([terms(*(array[part] for array in arrays)) for part in parts])
+        batches = (images if labels else without_labels(images)).batches(batch_size)
+        eps = draw_eps(seed, TEST_STEP, (len(images), model.latent_dim))
+        parts = []
+        for start, batch in zip(range(0, len(images), batch_size), batches, strict=True):
+            x, *y = batch if labels else (batch,)
+            parts.append(terms(x, eps[start:start + batch_size], *y))
+        return mean_terms(parts)
 
     return evaluate_model
 
@@ -161,6 +166,7 @@ def run_epoch(run, recipe, images, evaluate_test, run_steps, strategy, keeper, v
             run.losses = np.concatenate([run.losses, losses])
             run.save(keeper, at_once=False)
             bar.update(n)
+            safe_point()
     seconds = time.perf_counter() - start
     test = {f"test_{name}": value for name, value in evaluate_test().items()}
     check_finite(run, np.array([test["test_elbo"]]), epoch, keeper, "the test ELBO")
@@ -174,8 +180,8 @@ def run_epoch(run, recipe, images, evaluate_test, run_steps, strategy, keeper, v
 # %% ../../nbs/engine/14_loop.ipynb #316e746c
 def fit(
     recipe: Recipe,
-    x_train: Images,  # or what `Images` takes: (n, height, width, channels) float32, or a dataset
-    x_test: Images,  # or what `Images` takes
+    x_train: Images | object,  # or what `Images` takes: an array, a dataset, …
+    x_test: Images | object,  # or what `Images` takes
     callbacks: Iterable[Callable] = (),  # called as callback(epoch, model, history) from epoch 0 on
     verbose: bool = True,  # progress bar, and a line per epoch as in the tutorial
     checkpoint_dir: str | Path | None = None,  # the run goes on from what it finds there
@@ -202,3 +208,6 @@ def fit(
             callback(len(run.history), run.model, run.history)
         run.save(keeper)
     return run.model, run.history
+
+# %% ../../nbs/engine/14_loop.ipynb #annotate
+check_annotations(globals())

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ..contracts import integers, within
+from ..contracts import check_annotations, integers, within
 from ..data import pixels
 from ..elbo import bounded
 from ..engine.families import VAE, register_model
@@ -23,13 +23,13 @@ def residual_block(
     init: list,  # two Keras initializers
 ) -> keras.KerasTensor:  # (batch, width)
     "A residual block of two dense layers of the same width."
-    width = h.shape[-1]
-    inner = keras.layers.Dense(width, "relu", kernel_initializer=init[0])(h)
-    correction = keras.layers.Dense(width, kernel_initializer=init[1])(inner)
+    width, (first, second) = h.shape[-1], init
+    inner = keras.layers.Dense(width, "relu", kernel_initializer=first)(h)
+    correction = keras.layers.Dense(width, kernel_initializer=second)(inner)
     return keras.layers.Add()([h, correction])
 
 # %% ../../nbs/further/26_larger.ipynb #3718589e
-@integers(latent_dim=1, width=1, blocks=0)
+@integers(latent_dim=1, width=1, blocks=0, seed=0)
 def make_residual_decoder(
     latent_dim: int = 2,
     width: int = 512,  # of the vector between the blocks
@@ -46,7 +46,7 @@ def make_residual_decoder(
     return keras.Model(z, keras.layers.Reshape((28, 28, 1))(x_logits), name="decoder")
 
 # %% ../../nbs/further/26_larger.ipynb #f9a64183
-@integers(latent_dim=1, width=1)
+@integers(latent_dim=1, width=1, seed=0)
 @within(dropout="[0, 1)")
 def make_wide_encoder(
     latent_dim: int = 2,
@@ -56,12 +56,12 @@ def make_wide_encoder(
 ) -> keras.Sequential:  # (batch, 28, 28, 1) -> (batch, 2 * latent_dim), mean beside logvar
     "The inference network q(z|x): chapter 04's convolutions, then a dense layer with ReLU."
     init = glorot_initializers(seed, 4)
-    down = {"kernel_size": 3, "strides": 2, "activation": "relu"}
+    down = {"kernel_size": 3, "strides": 2, "activation": "relu", "data_format": "channels_last"}
     return keras.Sequential([
         keras.Input((28, 28, 1)),
         keras.layers.Conv2D(32, **down, kernel_initializer=init[0]),
         keras.layers.Conv2D(64, **down, kernel_initializer=init[1]),
-        keras.layers.Flatten(),
+        keras.layers.Flatten("channels_last"),
         keras.layers.Dropout(dropout, seed=None if seed is None else int(seed) >> 1),
         keras.layers.Dense(width, "relu", kernel_initializer=init[2]),
         keras.layers.Dense(2 * latent_dim, kernel_initializer=init[3]),
@@ -76,6 +76,7 @@ class ResidualVAE(KerasFit, VAE):
     Raises TypeError or ValueError if the arguments describe no network.
     """
 
+    @integers(width=1, seed=0)
     def __init__(self, latent_dim=2, width=512, blocks=3, dropout=0.0, seed=None, **more):
         seeds = np.random.SeedSequence(seed).generate_state(2)
         decoder = make_residual_decoder(latent_dim, width, blocks, seeds[1])
@@ -87,7 +88,8 @@ class ResidualVAE(KerasFit, VAE):
     @pixels("x")
     def encode(self, x):
         "As in chapter 04, with dropout in training."
-        mean, logvar = tf.split(self.encoder(x, training=self.in_training), 2, axis=1)
+        outputs = tf.cast(self.encoder(x, training=self.in_training), tf.float32)
+        mean, logvar = tf.split(outputs, 2, axis=1)
         return mean, bounded(logvar, LOGVAR_BOUND)
 
 # %% ../../nbs/further/26_larger.ipynb #2b933141
@@ -95,3 +97,6 @@ class ResidualVAE(KerasFit, VAE):
 def residual_family(recipe, images):
     "The residual VAE of a recipe."
     return ResidualVAE(recipe.latent_dim, seed=recipe.seed, **dict(recipe.sizes))
+
+# %% ../../nbs/further/26_larger.ipynb #annotate
+check_annotations(globals())

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['log_normaliser', 'continuous_bernoulli_mean', 'check_parameters', 'ContinuousBernoulli', 'clipped_logistic_mean',
-           'DiscretizedLogistic']
+           'DiscretizedLogistic', 'logistic_pairs']
 
 # %% ../../nbs/further/25_likelihoods.ipynb #9d3e462e
 from typing import ClassVar
@@ -12,11 +12,14 @@ from typing import ClassVar
 import numpy as np
 import tensorflow as tf
 
+from ..contracts import check_annotations, integers, shapes
 from ..data import pixels
 from ..elbo import LOGIT_BOUND, bounded
 from ..engine.families import register_likelihood
+from ..engine.speed import PIECE
 
 # %% ../../nbs/further/25_likelihoods.ipynb #ddd5dac9
+@shapes("a: [all...]", "return: [all...]")
 def log_normaliser(
     a: tf.Tensor,  # float32, any shape: logits
 ) -> tf.Tensor:  # the shape of `a`, nats
@@ -27,6 +30,7 @@ def log_normaliser(
     return tf.where(near, series, tf.math.log(large / tf.tanh(large / 2)))
 
 # %% ../../nbs/further/25_likelihoods.ipynb #afc410f2
+@shapes("a: [all...]", "return: [all...]")
 def continuous_bernoulli_mean(
     a: tf.Tensor,  # float32, any shape: logits
 ) -> tf.Tensor:  # the shape of `a`, from 0 to 1
@@ -38,13 +42,15 @@ def continuous_bernoulli_mean(
     return tf.where(near, series, tf.where(a < 0, low, 1 - low))
 
 # %% ../../nbs/further/25_likelihoods.ipynb #16c39ff8
+@integers(numbers=1)
+@shapes("x: [batch, height, width, channels]")
 def check_parameters(
     x: tf.Tensor,  # (batch, height, width, channels), float32
     parameters: tf.Tensor,  # what the decoder put out
     numbers: int,  # that each channel needs
-) -> tf.Tensor:  # the parameters, a tensor
+) -> tf.Tensor:  # the parameters, float32
     "Raise ValueError unless there are `numbers` parameters for each pixel and channel of x."
-    parameters = tf.convert_to_tensor(parameters)
+    parameters = tf.cast(tf.convert_to_tensor(parameters), tf.float32)
     wanted = (*x.shape[:-1], numbers * x.shape[-1])
     if not parameters.shape.is_compatible_with(wanted):
         raise ValueError(f"parameters must have shape {wanted}, {numbers} for each channel of x, "
@@ -65,6 +71,12 @@ class ContinuousBernoulli:
         cross_entropy = tf.nn.sigmoid_cross_entropy_with_logits(labels=x, logits=a)
         return tf.reduce_sum(log_normaliser(a) - cross_entropy, axis=[1, 2, 3])
 
+    def pairs(self, x, x_logits):
+        "log of the density of every image with every code, (n, codes): one matrix product."
+        x, a = (tf.reshape(t, (len(t), -1)) for t in (x, bounded(x_logits, LOGIT_BOUND)))
+        of_code = tf.reduce_sum(log_normaliser(a) - tf.nn.softplus(a), axis=1)
+        return tf.matmul(x, a, transpose_b=True) + of_code
+
     def mean(self, x_logits):
         "The expected pixels, the shape of x; not the sigmoid of the logit."
         return continuous_bernoulli_mean(bounded(x_logits, LOGIT_BOUND))
@@ -83,6 +95,7 @@ class ContinuousBernoulli:
         return np.interp(np.mean(images, axis=(0, 1, 2)), means, logits)
 
 # %% ../../nbs/further/25_likelihoods.ipynb #17adc2a9
+@shapes("location: [all...]", "log_scale: [all...]", "return: [all...]")
 def clipped_logistic_mean(
     location: tf.Tensor,  # μ, float32, any shape
     log_scale: tf.Tensor,  # log s, the shape of `location`
@@ -130,6 +143,35 @@ class DiscretizedLogistic:
         spread = np.maximum(np.std(images, axis=(0, 1, 2)), 1/255)
         return np.concatenate([np.mean(images, axis=(0, 1, 2)), np.log(spread * 3**0.5 / np.pi)])
 
+# %% ../../nbs/further/25_likelihoods.ipynb #25q00002
+def logistic_pairs(
+    self: DiscretizedLogistic,
+    x: tf.Tensor,  # (n, height, width, channels) float32
+    parameters: tf.Tensor,  # (codes, height, width, 2 · channels) float32
+) -> tf.Tensor:  # (n, codes) float32, nats
+    "log of the mass of every image with every code, in pieces of bounded memory."
+    x, *split = (tf.reshape(t, (len(t), -1)) for t in (x, *self.split(parameters)))
+    location, scale = split[0], tf.exp(split[1])
+    first, last = tf.cast(x < 1/510, tf.float32), tf.cast(x > 1 - 1/510, tf.float32)
+    inner, h = 1 - first - last, 1 / (510 * scale)
+    of_code = (first, tf.math.log_sigmoid((1/510 - location) / scale)), (
+        last, tf.math.log_sigmoid((location - 1 + 1/510) / scale)), (
+        inner, tf.math.log(2 * tf.sinh(h)))
+    log_p = sum(tf.matmul(where, value, transpose_b=True) for where, value in of_code)
+    rows, parts, cosh = max(1, PIECE // int(tf.size(h))), [], 2 * tf.cosh(h)
+    for i in range(0, len(x), rows):
+        m = tf.abs((x[i:i + rows, None] - location) / scale)
+        shrunk = tf.exp(-m)
+        log_sum = m + tf.math.log1p(shrunk * (shrunk + cosh))  # log of 2 cosh m + 2 cosh h
+        parts.append(tf.linalg.matvec(log_sum, inner[i:i + rows]))
+    return log_p - tf.concat(parts, axis=0)
+
+# %% ../../nbs/further/25_likelihoods.ipynb #25q00003
+DiscretizedLogistic.pairs = logistic_pairs
+
 # %% ../../nbs/further/25_likelihoods.ipynb #f3798f08
 register_likelihood("continuous_bernoulli", ContinuousBernoulli())
 register_likelihood("discretized_logistic", DiscretizedLogistic())
+
+# %% ../../nbs/further/25_likelihoods.ipynb #annotate
+check_annotations(globals())

@@ -12,11 +12,12 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_probability as tfp
 
-from ..contracts import integers
+from ..contracts import as_numbers, check_annotations, integers, shapes
+from ..data import pixels
 from ..engine.families import VAE, register_model, register_objective
 from ..engine.layers import OneFilterConv2DTranspose
-from ..model import make_decoder, make_encoder
-from ..support import check_integer
+from ..model import CVAE, make_decoder, make_encoder
+from ..reparameterization import latents
 from ..truth.evaluation import log_marginal, sample_log_weights
 
 # %% ../../nbs/further/29_objectives.ipynb #4f3227a6
@@ -40,6 +41,7 @@ def mutual_information(
     return np.stack([information_of(mass, factor) for factor in factors.T], axis=1)
 
 # %% ../../nbs/further/29_objectives.ipynb #35f7c623
+@shapes("mass: [n, latent_dim, bins]", "factor: [n]")
 def information_of(
     mass: np.ndarray,  # (n, latent_dim, bins), the share of each q(z|x) in each bin
     factor: np.ndarray,  # (n,) integers
@@ -60,8 +62,8 @@ def information_gap(
     factors: np.ndarray,  # (n, factors) integers
 ) -> np.ndarray:  # (factors,) from 0 to 1; their mean is the MIG
     "The mutual information gap of each factor; ValueError on other shapes and constant factors."
-    information, factors = np.asarray(information), np.asarray(factors)
-    if (information.ndim != 2 or len(information) < 2
+    information, factors = np.asarray(information, float), np.asarray(factors)
+    if (information.ndim != 2 or len(information) < 2 or factors.size == 0
             or factors.ndim != 2 or factors.shape[1] != information.shape[1]):
         raise ValueError("information must have shape (latent_dim, factors) with latent_dim of at "
                          f"least 2, and factors (n, factors), got {information.shape} and "
@@ -77,7 +79,7 @@ def information_gap(
 # %% ../../nbs/further/29_objectives.ipynb #b62190b0
 @register_objective("iwae", noise=lambda recipe: (recipe.samples, recipe.latent_dim),
                     fields=("samples",))
-def iwae(model, x, eps, recipe=None):
+def iwae(model: CVAE, x: tf.Tensor, eps: tf.Tensor, recipe=None):
     "The IWAE bound log (1/k Σ w) of each image, (batch,) nats; eps (batch, k, latent_dim)."
     log_w = sample_log_weights(model, x, eps)
     return tf.reduce_logsumexp(log_w, axis=1) - np.log(log_w.shape[1])
@@ -87,8 +89,8 @@ def iwae(model, x, eps, recipe=None):
 class ConditionalVAE(VAE):
     "Two networks that know the label; `given(y)` is a VAE. Raises as `CVAE` on bad sizes."
 
+    @integers(labels=1, seed=0)
     def __init__(self, labels=10, latent_dim=2, filters=(32, 64), seed=None, **more):
-        check_integer("labels", labels)
         seeds = np.random.SeedSequence(seed).generate_state(2)
         encoder = make_encoder(latent_dim, filters, seeds[0], (28, 28, 1 + labels))
         decoder = make_decoder(latent_dim + labels, filters, seeds[1], (28, 28, 1),
@@ -106,13 +108,13 @@ class ConditionalVAE(VAE):
 class Given(VAE):
     "A conditional VAE with the labels filled in; ValueError or TypeError if they do not fit."
 
-    def __init__(self, model, y):
+    def __init__(self, model: ConditionalVAE, y):
         keras.Model.__init__(self)
         self.model, self.latent_dim, self.image_shape = model, model.latent_dim, model.image_shape
         self.likelihood, self.levels = model.likelihood, model.levels
         self.y = label_numbers(y, model.labels)
 
-    def one_hot(self, rows):
+    def one_hot(self, rows: tf.Tensor):
         "(n, labels) for n rows: one integer serves all of them, else each needs its own."
         if not self.y.shape.rank:
             return tf.one_hot(tf.fill(tf.shape(rows)[:1], self.y), self.model.labels)
@@ -121,17 +123,20 @@ class Given(VAE):
                              f"{tuple(rows.shape)}, got labels of shape {tuple(self.y.shape)}.")
         return tf.one_hot(self.y, self.model.labels)
 
+    @pixels("x")
     def encoder(self, x):
         _, height, width, _ = x.shape
         planes = self.one_hot(x)[:, None, None]
         planes = tf.tile(planes, (1, height, width, 1))
         return self.model.encoder(tf.concat([x, planes], axis=-1))
 
+    @latents("z")
     def decoder(self, z):
-        z = tf.convert_to_tensor(z, tf.float32)
+        z = tf.cast(z, tf.float32)
         return self.model.decoder(tf.concat([z, self.one_hot(z)], axis=1))
 
 # %% ../../nbs/further/29_objectives.ipynb #368dec37
+@integers(labels=1)
 def label_numbers(
     y,  # an integer, or (batch,) integers: array or tensor
     labels: int,  # how many there are
@@ -139,7 +144,7 @@ def label_numbers(
     """Labels as a tensor; TypeError if they are no integers, ValueError on other values or shapes.
 
     In a graph a wrong value is an InvalidArgumentError when it comes by."""
-    y = tf.convert_to_tensor(y)
+    y = as_numbers("labels", y)
     if not y.dtype.is_integer:
         raise TypeError(f"labels must be integers, got {y.dtype.name}.")
     y = tf.cast(y, tf.int32)
@@ -173,3 +178,6 @@ def log_px_by_label(
     "log p(x|y) of each image for each label; raises what `log_marginal` raises."
     return np.stack([log_marginal(model.given(label), x, tolerance).log_px
                      for label in range(model.labels)], axis=1)
+
+# %% ../../nbs/further/29_objectives.ipynb #annotate
+check_annotations(globals())

@@ -17,14 +17,13 @@ import tensorflow as tf
 import tensorflow_probability as tfp
 import tf_keras
 
-from ..contracts import check_inside, integers
+from ..contracts import check_annotations, integers, within
 from ..data import pixels
 from ..elbo import kl_standard_normal
 from ..engine.families import register_model
-from ..engine.keras_fit import Judged
+from ..engine.keras_fit import Judged, checked_images
 from ..model import glorot_initializers
 from ..reparameterization import reparameterize
-from ..support import check_integer
 
 # %% ../../nbs/further/28_variants.ipynb #d88fb63b
 class Sampling(keras.layers.Layer):
@@ -36,23 +35,22 @@ class Sampling(keras.layers.Layer):
 
     def call(self, inputs):
         mean, logvar = inputs
-        eps = keras.random.normal(keras.ops.shape(mean), seed=self.seed_generator)
+        eps = keras.random.normal(keras.ops.shape(mean), 0, 1, mean.dtype, self.seed_generator)
         return reparameterize(mean, logvar, eps)
 
 # %% ../../nbs/further/28_variants.ipynb #7cb9be28
-@integers(latent_dim=1)
+@integers(latent_dim=1, seed=0)
 def make_functional_encoder(
-    latent_dim: int = 2,
-    seed: int | None = None,  # of the noise
+    latent_dim: int = 2, seed: int | None = None,  # the seed of the noise
 ) -> keras.Model:  # (batch, 28, 28, 1) -> [mean, logvar, z], each (batch, latent_dim)
     "The encoder of the keras.io example; raises what `check_integer` raises."
-    down = {"kernel_size": 3, "strides": 2, "padding": "same", "activation": "relu"}
+    down = {"strides": 2, "padding": "same", "activation": "relu", "data_format": "channels_last"}
     x = keras.Input((28, 28, 1))
-    h = keras.layers.Conv2D(32, **down)(x)
-    h = keras.layers.Conv2D(64, **down)(h)
-    h = keras.layers.Dense(16, activation="relu")(keras.layers.Flatten()(h))
-    mean = keras.layers.Dense(latent_dim, name="mean")(h)
-    logvar = keras.layers.Dense(latent_dim, name="logvar")(h)
+    h = keras.layers.Conv2D(32, 3, **down)(x)
+    h = keras.layers.Conv2D(64, 3, **down)(h)
+    h = keras.layers.Dense(16, activation="relu")(keras.layers.Flatten("channels_last")(h))
+    mean = keras.layers.Dense(latent_dim, name="mean", dtype="float32")(h)
+    logvar = keras.layers.Dense(latent_dim, name="logvar", dtype="float32")(h)
     return keras.Model(x, [mean, logvar, Sampling(seed)([mean, logvar])], name="encoder")
 
 # %% ../../nbs/further/28_variants.ipynb #1e427f48
@@ -61,22 +59,20 @@ def make_functional_decoder(
     latent_dim: int = 2,
 ) -> keras.Model:  # (batch, latent_dim) -> pixel probabilities (batch, 28, 28, 1)
     "The decoder of the keras.io example, its sigmoid as a layer of its own."
-    up = {"kernel_size": 3, "strides": 2, "padding": "same", "activation": "relu"}
+    up = {"strides": 2, "padding": "same", "activation": "relu", "data_format": "channels_last"}
     return keras.Sequential([
-        keras.Input((latent_dim,)),
-        keras.layers.Dense(7 * 7 * 64, activation="relu"),
+        keras.Input((latent_dim,)), keras.layers.Dense(7 * 7 * 64, activation="relu"),
         keras.layers.Reshape((7, 7, 64)),
-        keras.layers.Conv2DTranspose(64, **up),
-        keras.layers.Conv2DTranspose(32, **up),
-        keras.layers.Conv2DTranspose(1, 3, padding="same"),
-        keras.layers.Activation("sigmoid"),
+        keras.layers.Conv2DTranspose(64, 3, **up), keras.layers.Conv2DTranspose(32, 3, **up),
+        keras.layers.Conv2DTranspose(1, 3, padding="same", data_format="channels_last"),
+        keras.layers.Activation("sigmoid", dtype="float32"),
     ], name="decoder")
 
 # %% ../../nbs/further/28_variants.ipynb #dd8a9f1d
 class FunctionalVAE(keras.Model):
     "The keras.io example: two functional networks and a `train_step`."
 
-    def __init__(self, encoder, decoder, **kwargs):
+    def __init__(self, encoder: keras.Model, decoder: keras.Model, **kwargs):
         super().__init__(**kwargs)
         self.encoder, self.decoder = encoder, decoder
         self.means = [keras.metrics.Mean(name) for name in ("loss", "reconstruction", "kl")]
@@ -96,12 +92,13 @@ class FunctionalVAE(keras.Model):
         return Judged(self.encoder, logits, logits.input_shape[1])
 
     def train_step(self, data):
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        x = checked_images(keras.utils.unpack_x_y_sample_weight(data)[0], levels=2)
         with tf.GradientTape() as tape:
             reconstruction, kl = self.objective(x)
             loss = reconstruction + kl
-        gradients = tape.gradient(loss, self.trainable_variables)
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+            scaled = self.optimizer.scale_loss(loss)  # for 16 bits; else the loss itself
+        gradients = tape.gradient(scaled, self.trainable_variables)
+        self.optimizer.apply(gradients, self.trainable_variables)
         for mean, value in zip(self.means, (loss, reconstruction, kl), strict=True):
             mean.update_state(value)
         return {mean.name: mean.result() for mean in self.means}
@@ -111,6 +108,7 @@ class FunctionalVAE(keras.Model):
 class FunctionalNetworks(Judged):
     "The networks of the keras.io example as a VAE of the engine."
 
+    @integers(seed=0)
     def __init__(self, latent_dim=2, seed=None, **more):
         encoder, decoder = make_functional_encoder(latent_dim), make_functional_decoder(latent_dim)
         logits = keras.Model(decoder.inputs, decoder.layers[-1].input)
@@ -133,7 +131,7 @@ class GuideEncoder(keras.layers.Layer):
     def __init__(self, latent_dim=32, intermediate_dim=64, seed=None, **kwargs):
         super().__init__(**kwargs)
         self.hidden = keras.layers.Dense(intermediate_dim, activation="relu")
-        self.mean, self.logvar = keras.layers.Dense(latent_dim), keras.layers.Dense(latent_dim)
+        self.mean, self.logvar = (keras.layers.Dense(latent_dim, dtype="float32") for _ in "μσ")
         self.sampling = Sampling(seed)
 
     def call(self, x):
@@ -145,30 +143,30 @@ class GuideEncoder(keras.layers.Layer):
 class GuideVAE(keras.Model):
     "The guide's VAE: (batch, 784) -> (batch, 784); the mean KL goes to `add_loss`."
 
-    def __init__(self, original_dim=784, intermediate_dim=64, latent_dim=32, kl_weight=1.0,
-                 seed=None, **kwargs):
+    @integers(original_dim=1, intermediate_dim=1, latent_dim=1, seed=0)
+    @within(kl_weight="[0, inf)")
+    def __init__(self, original_dim: int = 784, intermediate_dim: int = 64, latent_dim: int = 32,
+                 kl_weight=1.0, seed: int | None = None, **kwargs):
         super().__init__(**kwargs)
-        check_integer("latent_dim", latent_dim)
-        check_inside("kl_weight", kl_weight, "[0, inf)")
         self.encoder = GuideEncoder(latent_dim, intermediate_dim, seed)
         self.decoder = keras.Sequential([keras.Input((latent_dim,)),
                                          keras.layers.Dense(intermediate_dim, activation="relu"),
-                                         keras.layers.Dense(original_dim)])  # logits
+                                         keras.layers.Dense(original_dim, dtype="float32")])
         self.latent_dim, self.kl_weight = latent_dim, kl_weight
 
     def call(self, x):
         mean, logvar, z = self.encoder(x)
         kl = kl_standard_normal(mean, logvar) / self.latent_dim  # a mean over the code
-        self.add_loss(self.kl_weight * tf.reduce_mean(kl))
-        return keras.ops.sigmoid(self.decoder(z))
+        self.add_loss(keras.ops.cast(self.kl_weight * tf.reduce_mean(kl), keras.config.floatx()))
+        return keras.ops.sigmoid(self.decoder(z))  # of logits
 
     def judged(self):
         "The same weights, ready for `evaluate` and `log_weights`; needs 784 pixels."
-        return Judged(lambda x: self.encoder(keras.layers.Flatten()(x)), self.decoder,
-                      self.latent_dim)
+        flat = keras.layers.Flatten("channels_last")
+        return Judged(lambda x: self.encoder(flat(x)), self.decoder, self.latent_dim)
 
 # %% ../../nbs/further/28_variants.ipynb #3fff2820
-@integers(latent_dim=1)
+@integers(latent_dim=1, depth=1)
 def make_probabilistic_encoder(
     latent_dim: int = 16,
     depth: int = 32,  # filters of the first convolution
@@ -179,14 +177,15 @@ def make_probabilistic_encoder(
         raise ValueError(f"kl_term must be 'regularizer' or 'layer', got {kl_term!r}.")
     prior = tfp.distributions.MultivariateNormalDiag(tf.zeros(latent_dim))
     regularizer = tfp.layers.KLDivergenceRegularizer(prior)
-    convolution = partial(tf_keras.layers.Conv2D, padding="same", activation=tf.nn.leaky_relu)
+    convolution = partial(tf_keras.layers.Conv2D, padding="same", activation=tf.nn.leaky_relu,
+                          data_format="channels_last")
     return tf_keras.Sequential([
         tf_keras.layers.InputLayer((28, 28, 1)),
         tf_keras.layers.Lambda(lambda x: tf.cast(x, tf.float32) - 0.5),
         convolution(depth, 5, 1), convolution(depth, 5, 2),
         convolution(2 * depth, 5, 1), convolution(2 * depth, 5, 2),
         convolution(4 * latent_dim, 7, padding="valid"),
-        tf_keras.layers.Flatten(),
+        tf_keras.layers.Flatten("channels_last"),
         tf_keras.layers.Dense(tfp.layers.MultivariateNormalTriL.params_size(latent_dim)),
         tfp.layers.MultivariateNormalTriL(
             latent_dim, activity_regularizer=regularizer if kl_term == "regularizer" else None),
@@ -194,18 +193,20 @@ def make_probabilistic_encoder(
     ])
 
 # %% ../../nbs/further/28_variants.ipynb #7a301402
-@integers(latent_dim=1)
+@integers(latent_dim=1, depth=1)
 def make_probabilistic_decoder(
     latent_dim: int = 16,
     depth: int = 32,  # filters of the last transposed convolutions
 ) -> tf_keras.Sequential:  # (batch, latent_dim) -> p(x|z), independent Bernoulli pixels
     "The decoder of TFP's example, in Keras 2."
-    up = partial(tf_keras.layers.Conv2DTranspose, padding="same", activation=tf.nn.leaky_relu)
+    up = partial(tf_keras.layers.Conv2DTranspose, padding="same", activation=tf.nn.leaky_relu,
+                 data_format="channels_last")
     return tf_keras.Sequential([
         tf_keras.layers.InputLayer((latent_dim,)), tf_keras.layers.Reshape((1, 1, latent_dim)),
         up(2 * depth, 7, padding="valid"), up(2 * depth, 5, 1), up(2 * depth, 5, 2),
         up(depth, 5, 1), up(depth, 5, 2), up(depth, 5, 1),
-        tf_keras.layers.Conv2D(1, 5, padding="same"), tf_keras.layers.Flatten(),
+        tf_keras.layers.Conv2D(1, 5, padding="same", data_format="channels_last"),
+        tf_keras.layers.Flatten("channels_last"),
         tfp.layers.IndependentBernoulli((28, 28, 1), tfp.distributions.Bernoulli.logits),
     ])
 
@@ -231,17 +232,18 @@ def distribution_log_weights(
     samples: int,  # codes drawn from q(z|x) for each image
     seed: int = 0,
 ) -> np.ndarray:  # (n, samples) float32, log p(x, z) - log q(z|x), nats
-    """Log importance weights by distribution objects, for `iwae_bound`; k = 1 is the ELBO.
-
-    Raises what `check_images` raises, TypeError or ValueError on a bad number of samples."""
+    "Log importance weights by distribution objects, for `iwae_bound`; raises as `log_weights`."
     rows, parts = max(1, 500 // samples), []
     for i in range(0, len(x), rows):
         part = x[i:i + rows]
         q = posterior(part)
         z = q.sample(samples, seed=tf.constant([seed, i]))  # (samples, rows, latent_dim)
-        p = likelihood(tf.reshape(z, (-1, z.shape[-1])))
-        log_px_z = p.log_prob(tf.tile(part, (samples, 1, 1, 1)))
+        images = tf.tile(part, (samples, 1, 1, 1))
+        log_px_z = likelihood(tf.reshape(z, (-1, z.shape[-1]))).log_prob(images)
         prior = tfp.distributions.MultivariateNormalDiag(tf.zeros(z.shape[-1]))
         log_w = tf.reshape(log_px_z, z.shape[:2]) + prior.log_prob(z) - q.log_prob(z)
         parts.append(tf.transpose(log_w))
     return np.concatenate(parts)
+
+# %% ../../nbs/further/28_variants.ipynb #annotate
+check_annotations(globals())

@@ -56,6 +56,39 @@ const OPERATIONS = {
   },
 };
 
+const within = (value, bound) => Math.min(Math.max(value, -bound), bound);
+const softplus = (value) => Math.max(value, 0) + Math.log1p(Math.exp(-Math.abs(value)));
+
+// The expected pixel, from the one or two numbers that the decoder puts out for it (chapters 04 and 25).
+const MEANS = {
+  bernoulli: (a) => 1 / (1 + Math.exp(-a)),
+  continuous_bernoulli: (a) => (Math.abs(a) < 1e-3 ? 0.5 + a / 12 : 1 / (1 - Math.exp(-a)) - 1 / a),
+  discretized_logistic: (location, logScale) => {
+    const centre = within(location, 1e3), scale = Math.exp(within(logScale, 7));
+    return within(scale * (softplus(centre / scale) - softplus((centre - 1) / scale)), 1);
+  },
+};
+
+/** From the decoder's numbers, a pixel's first ones for all channels before its second ones, to pixels. */
+function expected(mean, numbers, channels) {
+  const each = mean.length, pixels = new Float32Array(numbers.length / each);
+  for (let i = 0; i < pixels.length; i += 1) {
+    const first = Math.floor(i / channels) * channels * each + i % channels;
+    pixels[i] = mean(numbers[first], numbers[first + channels]);
+  }
+  return pixels;
+}
+
+/** What goes into the decoder: each code, and, where it wants a label beside it, a 1 at the label's place. */
+function inputs(codes, labels, label) {
+  const n = codes.length / 2, width = 2 + labels.length, rows = new Float32Array(n * width);
+  for (let i = 0; i < n; i += 1) {
+    rows.set([codes[2 * i], codes[2 * i + 1]], i * width);
+    if (labels.length) rows[i * width + 2 + label] = 1;
+  }
+  return tf.tensor(rows, [n, width], "float32");
+}
+
 async function get(name) {
   const response = await fetch(name);
   if (!response.ok) throw new Error(`${name}: ${response.status} ${response.statusText}`);
@@ -80,7 +113,7 @@ export async function load() {
   return { page, arrays };
 }
 
-/** The function from codes, n × 2 numbers, to pixel probabilities, n × height × width × channels. */
+/** The function from codes, n × 2 numbers, and a label to expected pixels, n × height × width × channels. */
 export async function makeDecoder(page, arrays) {
   tf.wasm.setWasmPaths("runtime/");
   tf.env().set("WASM_HAS_MULTITHREAD_SUPPORT", false); // that file is not shipped
@@ -89,8 +122,8 @@ export async function makeDecoder(page, arrays) {
   const layers = page.layers.map((layer) => OPERATIONS[layer.operation](
     layer, layer.arrays.map((name) => tensor(arrays[name])),
   ));
-  return (codes) => tf.tidy(() => {
-    const z = tf.tensor(codes, [codes.length / 2, 2], "float32");
-    return tf.sigmoid(layers.reduce((h, layer) => layer(h), z)).dataSync();
+  return (codes, label = 0) => tf.tidy(() => {
+    const numbers = layers.reduce((h, layer) => layer(h), inputs(codes, page.labels, label)).dataSync();
+    return expected(MEANS[page.likelihood], numbers, page.image_shape[2]);
   });
 }

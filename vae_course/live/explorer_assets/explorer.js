@@ -13,7 +13,7 @@ const signed = (number) => number.toFixed(2).replace("-", "−");
 const place = ([z1, z2]) => `z₁ ${signed(z1)}, z₂ ${signed(z2)}`;
 
 let page, arrays, decode, plane, timer;
-let z = [0, 0], t = 0, playing = null, seed = 0, frames = 0, waiting = false;
+let z = [0, 0], label = 0, t = 0, playing = null, seed = 0, frames = 0, waiting = false;
 
 function say(text, delay = STATUS_DELAY) {
   clearTimeout(timer);
@@ -27,14 +27,14 @@ function paint(canvas, pixels, offset = 0) {
   const image = new ImageData(width, height);
   for (let i = 0; i < height * width; i += 1) {
     for (let c = 0; c < 3; c += 1) {
-      image.data[4 * i + c] = 255 * pixels[offset + channels * i + (channels === 3 ? c : 0)];
+      image.data[4 * i + c] = 255 * pixels[offset + channels * i + (channels >= 3 ? c : 0)];
     }
-    image.data[4 * i + 3] = 255;
+    image.data[4 * i + 3] = channels === 4 ? 255 * pixels[offset + 4 * i + 3] : 255;
   }
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
-const walkEnds = () => ["from", "to"].map((id) => page.classes[byId(id).value].anchor);
+const walkEnds = () => ["from", "to"].map((id) => page.ends[byId(id).value].anchor);
 
 function samples() {
   const [, n] = arrays.samples.shape;
@@ -49,7 +49,7 @@ function draw() {
   requestAnimationFrame(() => {
     waiting = false;
     frames += 1;
-    paint(byId("digit"), decode(z));
+    paint(byId("digit"), decode(z, label));
     plane.draw(z, walkEnds(), samples());
     ["z1", "z2"].forEach((id, i) => {
       byId(id).value = z[i];
@@ -144,8 +144,8 @@ function play() {
 }
 
 function setUpWalk() {
-  for (const [id, chosen] of [["from", 0], ["to", page.classes.length - 1]]) {
-    page.classes.forEach(({ name }, i) => byId(id).add(new Option(name, i, i === chosen, i === chosen)));
+  for (const [id, chosen] of [["from", 0], ["to", page.ends.length - 1]]) {
+    page.ends.forEach(({ name }, i) => byId(id).add(new Option(name, i, i === chosen, i === chosen)));
     byId(id).addEventListener("change", () => { stop(); walkTo(0); });
   }
   byId("play").addEventListener("click", play);
@@ -155,7 +155,7 @@ function setUpWalk() {
 }
 
 function drawSamples() {
-  const codes = samples(), pixels = decode(codes.flat());
+  const codes = samples(), pixels = decode(codes.flat(), label);
   byId("seed-value").textContent = seed;
   [...byId("samples").children].forEach((button, i) => {
     paint(button.firstChild, pixels, i * pixels.length / codes.length);
@@ -182,6 +182,17 @@ function setUpSamples() {
   drawSamples();
 }
 
+/** A model that wants a label beside the code draws everything for the one that is chosen here. */
+function setUpLabel() {
+  byId("label-row").hidden = !page.labels.length;
+  page.labels.forEach((name, i) => byId("label").add(new Option(name, i)));
+  byId("label").addEventListener("change", (event) => {
+    label = Number(event.target.value);
+    drawSamples();
+    say(() => `Drawn for the label ${page.labels[label]}.`);
+  });
+}
+
 function setUpLegend() {
   const space = "http://www.w3.org/2000/svg";
   for (const { name, colour } of page.classes) {
@@ -194,12 +205,16 @@ function setUpLegend() {
     item.append(svg, name);
     byId("legend").append(item);
   }
+  byId("legend").hidden = !page.classes.length;
   byId("about").textContent = page.about;
+  const [height, width] = page.image_shape;
+  document.documentElement.style.setProperty("--ratio", width / height);
 }
 
 /** Decode the codes whose pixels Python put into the file; the largest difference. */
 function compare() {
-  const pixels = decode(arrays.probe_codes.data), expected = arrays.probe_pixels.data;
+  const last = Math.max(page.labels.length - 1, 0); // the label for which Python decoded, if there are any
+  const pixels = decode(arrays.probe_codes.data, last), expected = arrays.probe_pixels.data;
   const worst = pixels.reduce((most, pixel, i) => Math.max(most, Math.abs(pixel - expected[i])), 0);
   byId("check").textContent = `${arrays.probe_codes.shape[0]} codes were decoded here and in Python: `
     + `their pixels differ by ${worst.toExponential(1).replace("-", "−")} at most.`;
@@ -216,6 +231,7 @@ async function start() {
     decode = await makeDecoder(page, arrays);
     const worst = compare();
     setUpLegend();
+    setUpLabel();
     setUpWalk();
     setUpPlane();
     setUpSamples();

@@ -1,4 +1,4 @@
-// The picture of the plane: test images as dots, digits at the middle of their clouds, the pointer.
+// The picture of the plane: test images as dots, names at the middle of their clouds, the pointer.
 
 const TAU = 2 * Math.PI;
 
@@ -6,7 +6,7 @@ export class Plane {
   constructor(canvas, page, arrays) {
     Object.assign(this, { canvas, classes: page.classes, extent: page.extent });
     this.codes = arrays.codes.data; // n × 2
-    this.labels = arrays.labels.data; // n indices into `classes`
+    this.labels = arrays.labels.data; // n indices into `classes`, or none where nothing has a label
     this.context = canvas.getContext("2d");
     this.base = document.createElement("canvas");
     this.resize();
@@ -26,13 +26,15 @@ export class Plane {
     return [(2 * x - 1) * this.extent, (1 - 2 * y) * this.extent];
   }
 
+  /** The name of the nearest test image: that of its class, or else its number; a dash if there are no images. */
   nearest([z1, z2]) {
-    let best = 0, least = Infinity;
-    for (let i = 0; i < this.labels.length; i += 1) {
+    let best = -1, least = Infinity;
+    for (let i = 0; 2 * i < this.codes.length; i += 1) {
       const distance = (this.codes[2 * i] - z1) ** 2 + (this.codes[2 * i + 1] - z2) ** 2;
       if (distance < least) [best, least] = [i, distance];
     }
-    return this.classes[this.labels[best]].name;
+    if (best < 0) return "–";
+    return this.labels.length ? this.classes[this.labels[best]].name : `number ${best + 1}`;
   }
 
   /** Fit the canvas to its place and draw what does not move. */
@@ -53,9 +55,9 @@ export class Plane {
     context.fillRect(0, 0, this.size, this.size);
     this.drawAxes(context);
     context.globalAlpha = 0.6;
-    for (let i = 0; i < this.labels.length; i += 1) {
+    for (let i = 0; 2 * i < this.codes.length; i += 1) {
       const [x, y] = this.toPixels([this.codes[2 * i], this.codes[2 * i + 1]]);
-      context.fillStyle = this.classes[this.labels[i]].colour;
+      context.fillStyle = this.labels.length ? this.classes[this.labels[i]].colour : this.ink;
       context.fillRect(x - 1, y - 1, 2, 2);
     }
     context.globalAlpha = 1;
@@ -87,8 +89,11 @@ export class Plane {
   }
 
   drawName(context, name, colour, [x, y]) {
+    context.font = "bold 14px system-ui, sans-serif";
+    const half = Math.max(11, context.measureText(name).width / 2 + 7); // a circle, or longer for a long name
+    const middle = Math.min(Math.max(x, half + 2), this.size - half - 2);
     context.beginPath();
-    context.arc(x, y, 11, 0, TAU);
+    context.roundRect(middle - half, y - 11, 2 * half, 22, 11);
     context.fillStyle = this.back;
     context.fill();
     context.lineWidth = 3;
@@ -96,8 +101,7 @@ export class Plane {
     context.stroke();
     context.lineWidth = 1;
     context.fillStyle = this.ink;
-    context.font = "bold 14px system-ui, sans-serif";
-    context.fillText(name, x, y + 1);
+    context.fillText(name, middle, y + 1);
   }
 
   /** One frame: the fixed picture, the walk, the samples as squares, the pointer as a ring. */
