@@ -29,6 +29,7 @@ from vae_course.further.variants import (
     make_functional_encoder,
     make_probabilistic_decoder,
     make_probabilistic_encoder,
+    make_probabilistic_vae,
 )
 from vae_course.reparameterization import draw_eps
 from vae_course.training import evaluate
@@ -108,6 +109,17 @@ def test_the_variants_train_under_each_policy(policy, few, loop):
         model.compile("adam", loss="binary_crossentropy")
     losses = model.fit(*arguments, epochs=2, shuffle=False, verbose=0).history["loss"]
     assert np.isfinite(losses).all() and np.isfinite(evaluate(model.judged(), few)["elbo"])
+
+
+@pytest.mark.parametrize("kl_term", ["regularizer", "layer"])
+def test_tfp_s_example_stays_in_float32(x, kl_term):
+    tf_keras.backend.set_floatx("float64")
+    try:
+        encoder, decoder = make_probabilistic_encoder(4, 4, kl_term), make_probabilistic_decoder(4, 4)
+        loss = make_probabilistic_vae(encoder, decoder).fit(x, x, verbose=0).history["loss"]
+    finally:
+        tf_keras.backend.set_floatx("float32")
+    assert encoder(x).dtype == decoder(np.zeros((1, 4), np.float32)).dtype == tf.float32 and np.isfinite(loss).all()
 
 
 @pytest.fixture

@@ -176,20 +176,20 @@ def make_probabilistic_encoder(
     if kl_term not in ("regularizer", "layer"):
         raise ValueError(f"kl_term must be 'regularizer' or 'layer', got {kl_term!r}.")
     prior = tfp.distributions.MultivariateNormalDiag(tf.zeros(latent_dim))
-    regularizer = tfp.layers.KLDivergenceRegularizer(prior)
+    regularizer = tfp.layers.KLDivergenceRegularizer(prior) if kl_term == "regularizer" else None
     convolution = partial(tf_keras.layers.Conv2D, padding="same", activation=tf.nn.leaky_relu,
-                          data_format="channels_last")
+                          data_format="channels_last", dtype="float32")
     return tf_keras.Sequential([
-        tf_keras.layers.InputLayer((28, 28, 1)),
-        tf_keras.layers.Lambda(lambda x: tf.cast(x, tf.float32) - 0.5),
+        tf_keras.layers.InputLayer((28, 28, 1), dtype="float32"),
+        tf_keras.layers.Lambda(lambda x: tf.cast(x, tf.float32) - 0.5, dtype="float32"),
         convolution(depth, 5, 1), convolution(depth, 5, 2),
         convolution(2 * depth, 5, 1), convolution(2 * depth, 5, 2),
         convolution(4 * latent_dim, 7, padding="valid"),
-        tf_keras.layers.Flatten("channels_last"),
-        tf_keras.layers.Dense(tfp.layers.MultivariateNormalTriL.params_size(latent_dim)),
-        tfp.layers.MultivariateNormalTriL(
-            latent_dim, activity_regularizer=regularizer if kl_term == "regularizer" else None),
-        *([tfp.layers.KLDivergenceAddLoss(prior)] if kl_term == "layer" else []),
+        tf_keras.layers.Flatten("channels_last", dtype="float32"),
+        tf_keras.layers.Dense(tfp.layers.MultivariateNormalTriL.params_size(latent_dim),
+                              dtype="float32"),
+        tfp.layers.MultivariateNormalTriL(latent_dim, activity_regularizer=regularizer, dtype="float32"),
+        *([tfp.layers.KLDivergenceAddLoss(prior, dtype="float32")] if kl_term == "layer" else []),
     ])
 
 # %% ../../nbs/further/28_variants.ipynb #7a301402
@@ -200,14 +200,15 @@ def make_probabilistic_decoder(
 ) -> tf_keras.Sequential:  # (batch, latent_dim) -> p(x|z), independent Bernoulli pixels
     "The decoder of TFP's example, in Keras 2."
     up = partial(tf_keras.layers.Conv2DTranspose, padding="same", activation=tf.nn.leaky_relu,
-                 data_format="channels_last")
+                 data_format="channels_last", dtype="float32")
     return tf_keras.Sequential([
-        tf_keras.layers.InputLayer((latent_dim,)), tf_keras.layers.Reshape((1, 1, latent_dim)),
+        tf_keras.layers.Reshape((1, 1, latent_dim), input_shape=(latent_dim,), dtype="float32"),
         up(2 * depth, 7, padding="valid"), up(2 * depth, 5, 1), up(2 * depth, 5, 2),
         up(depth, 5, 1), up(depth, 5, 2), up(depth, 5, 1),
-        tf_keras.layers.Conv2D(1, 5, padding="same", data_format="channels_last"),
-        tf_keras.layers.Flatten("channels_last"),
-        tfp.layers.IndependentBernoulli((28, 28, 1), tfp.distributions.Bernoulli.logits),
+        tf_keras.layers.Conv2D(1, 5, padding="same", data_format="channels_last", dtype="float32"),
+        tf_keras.layers.Flatten("channels_last", dtype="float32"),
+        tfp.layers.IndependentBernoulli((28, 28, 1), tfp.distributions.Bernoulli.logits,
+                                        dtype="float32"),
     ])
 
 # %% ../../nbs/further/28_variants.ipynb #793809fe
@@ -218,8 +219,7 @@ def make_probabilistic_vae(
 ) -> tf_keras.Model:  # (batch, 28, 28, 1) -> p(x|z); for `fit(x, x)`
     "TFP's example, compiled with the negative log-likelihood as its loss."
     model = tf_keras.Model(encoder.inputs, decoder(encoder.outputs[0]))
-    model.compile(optimizer or tf_keras.optimizers.Adam(1e-3),
-                  loss=lambda x, distribution: -distribution.log_prob(x))
+    model.compile(optimizer or tf_keras.optimizers.Adam(1e-3), loss=lambda x, p: -p.log_prob(x))
     return model
 
 # %% ../../nbs/further/28_variants.ipynb #c8b03427
