@@ -135,7 +135,7 @@ def layer_terms(
         kl_2=kl_standard_normal(*q_2),
     )
 
-# %% ../../nbs/beyond/46_hierarchy.ipynb #c4c4c78b
+# %% ../../nbs/beyond/46_hierarchy.ipynb #c4d61771
 class TwoLayers(LayeredVAE):
     "Top-down inference: z2 first, then z1 from the image and z2."
 
@@ -158,8 +158,6 @@ class TwoLayers(LayeredVAE):
         if widths := self.second(low, top, half):
             self.second_network = dense_network(widths, seeds[3])
         self.top, self.low = top, low
-        self.config = {"latent_dim": latent_dim, "top": top, "width": width, "inner": inner,
-                       "seed": seed}
 
     def meet(self, mean, logvar, z_2, p_1):
         "mean and logvar of q(z1|z2, x), from those that the encoder gives."
