@@ -440,9 +440,9 @@ IN = {
     "further.objectives.information_of": {"mass": np.full((3, 2, 4), 0.25), "factor": np.array([0, 1, 0])},
     "further.objectives.information_gap": {"information": np.array([[0.1], [0.3]])},
     "further.objectives.iwae": {"eps": lambda w: w.eps[:, None]},
-    **{f"beyond.hierarchy.{name}": {"model": lambda w: w.layered, "eps": lambda w: np.resize(w.eps, (3, 3)), "draws": 2, "layer": 1,
+    **{f"beyond.hierarchy.{name}": {"model": lambda w: w.layered, "eps": lambda w: np.resize(w.eps, (3, 3)), "draws": 2,
                                     "watched": lambda w: w.x, "steps": 2, "looks": 1}
-       for name in ("layer_terms", "draw_top_down", "share_of_top", "redraw_layer", "train_layers", "count_parameters")},
+       for name in ("layer_terms", "draw_top_down", "share_of_top", "train_layers")},
     **dict.fromkeys((f"beyond.hierarchy.{name}" for name in ("TwoLayers", "BottomUp", "Blind")),
                     {"latent_dim": 3, "top": 1, "inner": 4}),
     "beyond.hierarchy.dense_network": {"widths": (2, 3)},

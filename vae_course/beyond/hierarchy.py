@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['dense_network', 'LayeredVAE', 'Layers', 'LayerTerms', 'kl_normal', 'layer_terms', 'TwoLayers', 'draw_top_down',
-           'BottomUp', 'Blind', 'count_parameters', 'train_layers', 'share_of_top', 'redraw_layer']
+           'BottomUp', 'Blind', 'train_layers', 'share_of_top']
 
-# %% ../../nbs/beyond/46_hierarchy.ipynb #cfb51ba0
+# %% ../../nbs/beyond/46_hierarchy.ipynb #c6dc0ee5
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,14 +17,8 @@ import tensorflow as tf
 from .codes import ascent, random_batches
 from ..contracts import check_annotations, integers, shapes, within
 from ..data import pixels
-from vae_course.elbo import (
-    ElboTerms,
-    bernoulli_log_prob,
-    bounded,
-    elbo_terms,
-    kl_standard_normal,
-    log_normal_pdf,
-)
+from ..elbo import ElboTerms, bernoulli_log_prob, bounded, elbo_terms
+from ..elbo import kl_standard_normal, log_normal_pdf
 from ..engine.families import VAE
 from ..further.larger import make_residual_decoder
 from ..model import CVAE, LOGVAR_BOUND, glorot_initializers
@@ -135,13 +129,11 @@ def layer_terms(
         kl_2=kl_standard_normal(*q_2),
     )
 
-# %% ../../nbs/beyond/46_hierarchy.ipynb #c4d61771
+# %% ../../nbs/beyond/46_hierarchy.ipynb #cb3b117e
 class TwoLayers(LayeredVAE):
     "Top-down inference: z2 first, then z1 from the image and z2."
 
-    @staticmethod
-    def second(low, top, inner):  # widths of the second network of q
-        return top, inner, 2 * low
+    second = staticmethod(lambda low, top, inner: (top, inner, 2 * low))  # q's second network
 
     @integers(latent_dim=2, top=1, width=1, inner=1, seed=0)
     def __init__(self, latent_dim=12, top=2, width=128, inner=128, seed=None, **more):
@@ -153,7 +145,8 @@ class TwoLayers(LayeredVAE):
         encoder = keras.Sequential([
             keras.Input((28, 28, 1)), keras.layers.Flatten("channels_last"),
             dense_network((784, width, width, numbers), seeds[0])])
-        super().__init__(encoder, make_residual_decoder(low, inner, 1, seeds[1]), latent_dim, **more)
+        decoder = make_residual_decoder(low, inner, 1, seeds[1])
+        super().__init__(encoder, decoder, latent_dim, **more)
         self.prior_network = dense_network((top, half, half, 2 * low), seeds[2])
         if widths := self.second(low, top, half):
             self.second_network = dense_network(widths, seeds[3])
@@ -185,15 +178,11 @@ def draw_top_down(
 
 TwoLayers.draw = draw_top_down
 
-# %% ../../nbs/beyond/46_hierarchy.ipynb #cc2946e9
+# %% ../../nbs/beyond/46_hierarchy.ipynb #c235d8d7
 class BottomUp(TwoLayers):
     "q(z1|x) q(z2|z1): `kl_1` is of one draw, and may be negative."
 
-    top_down = False
-
-    @staticmethod
-    def second(low, top, inner):
-        return low, inner, 2 * top
+    top_down, second = False, staticmethod(lambda low, top, inner: (low, inner, 2 * top))
 
     @pixels("x")
     def draw(self, x, eps):
@@ -206,7 +195,7 @@ class BottomUp(TwoLayers):
         z_2 = reparameterize(*q_2, eps_2)
         return Layers(z_2, z_1, q_2, q_1, self.prior(z_2))
 
-# %% ../../nbs/beyond/46_hierarchy.ipynb #cddda1ef
+# %% ../../nbs/beyond/46_hierarchy.ipynb #c35fcfde
 class Blind(TwoLayers):
     "The encoder corrects p(z1|z2) without having seen z2."
 
@@ -214,15 +203,7 @@ class Blind(TwoLayers):
 
     def meet(self, mean, logvar, z_2, p_1):
         p_mean, p_logvar = p_1
-        logvar = bounded(logvar, LOGVAR_BOUND)
-        return p_mean + tf.exp(p_logvar / 2) * mean, p_logvar + logvar
-
-# %% ../../nbs/beyond/46_hierarchy.ipynb #c929fd0e
-def count_parameters(
-    model: keras.Model,
-) -> int:
-    "How many numbers training may change."
-    return sum(int(np.prod(weight.shape)) for weight in model.trainable_variables)
+        return p_mean + tf.exp(p_logvar / 2) * mean, p_logvar + bounded(logvar, LOGVAR_BOUND)
 
 # %% ../../nbs/beyond/46_hierarchy.ipynb #ccfc4aed
 @pixels("x", "watched")
@@ -262,27 +243,6 @@ def share_of_top(
     mean, logvar = model.prior(draw_eps(seed, 0, (draws, model.top)))
     between = tf.math.reduce_variance(mean, axis=0)
     return (between / (between + tf.reduce_mean(tf.exp(logvar), axis=0))).numpy()
-
-# %% ../../nbs/beyond/46_hierarchy.ipynb #c80a034c
-@pixels("x")
-@integers(draws=1, seed=0)
-def redraw_layer(
-    model: LayeredVAE,
-    x: np.ndarray,  # (n, 28, 28, 1) float32, each pixel 0 or 1
-    layer: int,  # 2: new z2; 1: new u, and z2 stays
-    draws: int = 6,
-    seed: int = 0,
-) -> tf.Tensor:  # (n, draws, 28, 28, 1) float32, probabilities
-    "Images whose one layer is redrawn from the prior, and the other kept from q."
-    if layer not in (1, 2):
-        raise ValueError(f"layer must be 1 or 2, got {layer!r}.")
-    n, size = len(x), model.latent_dim
-    z_2, z_1, _, _, (mean, logvar) = model.draw(x, tf.zeros((n, size)))
-    kept = tf.concat([z_2, (z_1 - mean) * tf.exp(-logvar / 2)], axis=1)
-    fresh = draw_eps(seed, 0, (draws, size))  # the same for all images
-    upper = np.arange(size) < model.top
-    new = tf.where(upper == (layer == 2), fresh[None], kept[:, None])
-    return tf.reshape(model.decode(tf.reshape(new, (-1, size)), True), (n, draws, 28, 28, 1))
 
 # %% ../../nbs/beyond/46_hierarchy.ipynb #annotate
 check_annotations(globals())
