@@ -108,8 +108,9 @@ def kl_normal(
     moved = (mean - prior_mean)**2 * tf.exp(-prior_logvar)
     return 0.5 * tf.reduce_sum(moved + tf.math.expm1(ratio) - ratio, axis=1)
 
-# %% ../../nbs/beyond/46_hierarchy.ipynb #c68dc5cb
+# %% ../../nbs/beyond/46_hierarchy.ipynb #c1801dae
 @pixels("x")
+@latents("eps")
 def layer_terms(
     model: CVAE,  # a `LayeredVAE`, or any other VAE: all it has is a lower layer
     x: tf.Tensor,  # (batch, 28, 28, 1) float32, each pixel 0 or 1
@@ -157,9 +158,9 @@ class TwoLayers(LayeredVAE):
         more, log_more = tf.split(self.second_network(z_2), 2, axis=1)
         return mean + more, bounded(logvar + log_more, LOGVAR_BOUND)
 
-# %% ../../nbs/beyond/46_hierarchy.ipynb #caf2daa1
+# %% ../../nbs/beyond/46_hierarchy.ipynb #c14f71cb
 @pixels("x")
-@shapes("eps: [batch, latent_dim]")
+@latents("eps")
 def draw_top_down(
     model: TwoLayers,
     x: tf.Tensor,  # (batch, 28, 28, 1) float32, each pixel 0 or 1
