@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from vae_course.animation import GREYS, FrameRecorder, write_gif
 from vae_course.beyond.code_prior import make_prior
 from vae_course.beyond.codes import Codebook, CodeModel
-from vae_course.beyond import linear, tables
+from vae_course.beyond import hierarchy, linear, tables
 from vae_course.elbo import elbo_terms
 from vae_course.engine import checkpoints, families, run_folder, runs
 from vae_course.engine.images import Images
@@ -63,6 +63,9 @@ OUT_OF_SCOPE = {
                     "the inside of `ais`, `sample_log_weights` and `log_px_on_grid`, which are tried"),
     **dict.fromkeys((f"beyond.prior.{name}" for name in ("PriorVAE", "MixtureVAE.components", "VampVAE.components")), "`elbo_terms` and `log_weights` call it, which check"),
     **dict.fromkeys((f"beyond.gap.{name}." for name in ("FullVAE", "FlowVAE")), "`elbo_terms` and `sample_log_weights` call it, which check"),
+    "beyond.hierarchy.LayerTerms": RECORD, "beyond.hierarchy.Layers": RECORD,
+    **dict.fromkeys((f"beyond.hierarchy.{name}" for name in ("LayeredVAE", "TwoLayers.", "BottomUp.", "Blind.")),
+                    "the inside of the models and of `layer_terms`, which are tried"),
     "training.apply_step": "the inside of `train_step`", "engine.loop.run_epoch": "the inside of `fit`, which checks", "engine.loop.apply_step": "the inside of `fit`",
     **dict.fromkeys((f"truth.evaluation.{name}" for name in ("log_joint", "lattice", "log_sum", "cover", "refine", "near_mean",
                                                              "remaining_error", "error_bars")),
@@ -149,7 +152,7 @@ DOCUMENTED = {"appendix.checks.check": (AssertionError,), "engine.checkpoints.ch
               "engine.devices.run_workers": (RuntimeError,), "further.using.open_run": (FileNotFoundError,),
               "engine.run_folder.refuse_used": (click.UsageError,), "engine.run_folder.claim": (click.UsageError,)}
 # Functions that take long: only what they must refuse is tried, and what leads into the far past or future.
-HEAVY = {"truth.posterior.climb", "beyond.odd_ones.scores", "beyond.tables.cell_log_p", "beyond.codes.train_codes", "beyond.code_prior.train_prior",
+HEAVY = {"truth.posterior.climb", "beyond.odd_ones.scores", "beyond.tables.cell_log_p", "beyond.codes.train_codes", "beyond.code_prior.train_prior", "beyond.hierarchy.train_layers",
          "engine.loop.fit", "truth.evaluation.log_marginal", "truth.diagnosis.report", "further.other_data.fit_images", "further.objectives.log_px_by_label",
          "truth.diagnosis.report_run"}
 # What `pytest` tries by itself: the tutorial and the ground below it, but for what takes longer than most; `--long` tries all.
@@ -170,7 +173,7 @@ RANDOM = {"engine.devices.free_ports", "engine.speed.best_seconds", "engine.spee
           "generation.tones"}  # the same numbers as bytes are other tones
 # Other words for an argument in a message.
 PIXELS = ("image", "pixel")
-MEANS = {"x": (*PIXELS, "layer"), "known": PIXELS, "others": PIXELS, "epoch_no": ("epoch",), "x_train": PIXELS, "x_test": PIXELS, "test_sample": PIXELS, "images": (*PIXELS, "height"), "source": PIXELS,
+MEANS = {"watched": PIXELS, "x": (*PIXELS, "layer"), "known": PIXELS, "others": PIXELS, "epoch_no": ("epoch",), "x_train": PIXELS, "x_test": PIXELS, "test_sample": PIXELS, "images": (*PIXELS, "height"), "source": PIXELS,
          "frames": ("frame",), "frame": ("frame",), "durations": ("duration",), "last_duration": ("duration",), "y": ("label",),
          "n": ("labels",), "raxis": ("axes", "dimension"), "z": ("x_logits", "eps"), "codes": ("mean",), "labels": ("label",), "test": PIXELS, "photograph": PIXELS, "test_images": PIXELS,
          "content": ("SHA-256", "IDX"), "sha256": ("SHA-256",), "gif": ("GIF",), "objects": ("arrays",), "latent_dim": ("plane", "mean"), "path": ("PathLike", "file or directory"), "history": ("values to unpack",), "parts": ("at least one array",), "places": ("values to unpack",), "init": ("initializer", "values to unpack"), "name": ("optimizer",), "folder": ("run",), "levels": ("pixel",), "x_logits": ("logit", "parameters"),
@@ -194,6 +197,7 @@ class World:
         self.code_model, self.prior = CodeModel(Codebook(4, 2, seed=0), (2, 2), seed=0), make_prior(4, 49, 4, seed=0)
         self.functional = variants.FunctionalVAE(variants.make_functional_encoder(), variants.make_functional_decoder())
         self.guide = variants.GuideVAE(784, 4, 2, seed=0)
+        self.layered = hierarchy.TwoLayers(3, 1, 4, 4, seed=0)
         self.linear = linear.LinearVAE(2, (7, 7, 1), seed=0)
         self.recipe = Recipe(epochs=1, batch_size=2, filters=(2, 2))
         self.frames = [np.full((4, 4), level, np.uint8) for level in (0, 255)]
@@ -439,6 +443,13 @@ IN = {
     "further.objectives.information_of": {"mass": np.full((3, 2, 4), 0.25), "factor": np.array([0, 1, 0])},
     "further.objectives.information_gap": {"information": np.array([[0.1], [0.3]])},
     "further.objectives.iwae": {"eps": lambda w: w.eps[:, None]},
+    **{f"beyond.hierarchy.{name}": {"model": lambda w: w.layered, "eps": lambda w: np.resize(w.eps, (3, 3)), "draws": 2,
+                                    "watched": lambda w: w.x, "steps": 2, "looks": 1}
+       for name in ("layer_terms", "draw_top_down", "share_of_top", "train_layers")},
+    **dict.fromkeys((f"beyond.hierarchy.{name}" for name in ("TwoLayers", "BottomUp", "Blind")),
+                    {"latent_dim": 3, "top": 1, "inner": 4}),
+    "beyond.hierarchy.dense_network": {"widths": (2, 3)},
+    "beyond.hierarchy.kl_normal": {"prior_mean": lambda w: w.eps, "prior_logvar": lambda w: w.logvar / 2},
     "beyond.gap.dreg": {"eps": lambda w: w.eps[:, None], "power": 1},
     "beyond.prior.log_mixture": {"z": lambda w: w.eps, "log_share": np.log([0.4, 0.6]), "mean": np.zeros((2, 2)), "logvar": np.zeros((2, 2))},
     "beyond.prior.log_aggregate": {"z": lambda w: w.eps, "mean": np.zeros((2, 2)), "logvar": np.zeros((2, 2))},
