@@ -79,8 +79,8 @@ def pixel_slots(
     return slots(np.stack([np.zeros_like(paper), paper, np.ones_like(paper)], axis=1))
 
 # %% ../../nbs/beyond/44_bits_back.ipynb #43n00022
-def one_by_one(model: CVAE) -> tuple:  # x -> slots of q(z|x); bins of z -> slots of the pixels
-    "The two networks for a coder; ValueError unless pixels are 0 or 1."
+def one_by_one(model: CVAE) -> tuple:  # x -> slots of q(z|x); bins -> slots of pixels; of the prior
+    "The two networks and the prior for a coder; ValueError unless pixels are 0 or 1."
     if type(getattr(model, "likelihood", Bernoulli())) is not Bernoulli:
         raise ValueError("model must have the likelihood 'bernoulli': pixels that are 0 or 1.")
     encode, decode = tf.function(model.encode), tf.function(model.decode)
@@ -92,7 +92,7 @@ def one_by_one(model: CVAE) -> tuple:  # x -> slots of q(z|x); bins of z -> slot
         z = tf.constant(CENTRES[bins][None], tf.float32)
         return pixel_slots(tf.reshape(decode(z), (-1,)).numpy())
 
-    return of_image, of_bins
+    return of_image, of_bins, slots(np.tile(np.arange(BINS + 1) / BINS, (model.latent_dim, 1)))
 
 # %% ../../nbs/beyond/44_bits_back.ipynb #43n00023
 @pixels("x")
@@ -102,8 +102,7 @@ def compress(
     state,  # a whole number: bits to begin with
 ):  # a larger number
     "Images into a number, by bits back."
-    of_image, of_bins = one_by_one(model)
-    prior = slots(np.tile(np.arange(BINS + 1) / BINS, (model.latent_dim, 1)))
+    of_image, of_bins, prior = one_by_one(model)
     for image in np.asarray(x):
         bins, state = pop(state, of_image(image))
         state = push(state, image.ravel().astype(int).tolist(), of_bins(bins))
@@ -118,8 +117,7 @@ def decompress(
     n: int,  # how many images
 ) -> tuple:  # images (n, 28, 28, 1) float32; the number that `compress` began with
     "The images again: each step of `compress`, undone in reverse order."
-    of_image, of_bins = one_by_one(model)
-    prior, images = slots(np.tile(np.arange(BINS + 1) / BINS, (model.latent_dim, 1))), []
+    (of_image, of_bins, prior), images = one_by_one(model), []
     for _ in range(n):
         bins, state = pop(state, prior)
         pixel, state = pop(state, of_bins(bins))
