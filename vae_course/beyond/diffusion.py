@@ -97,10 +97,9 @@ class DiffusionTerms(NamedTuple):
         "A lower bound on log p(x), (n,)."
         return self.reconstruction - self.diffusion - self.prior
 
-# %% ../../nbs/beyond/47_diffusion.ipynb #g8bd1ea4
+# %% ../../nbs/beyond/47_diffusion.ipynb #g8faaecd
 def spread_times(
-    n: int,  # images
-    draws: int,  # for each of them
+    n: int, draws: int,  # images, and times for each of them
     u: tf.Tensor,  # a number from 0 to 1, drawn once for all
 ) -> tf.Tensor:  # (draws, n) from 0 to 1, each of them uniform, and together evenly spread
     "Times for a sum that is to be estimated."
@@ -132,7 +131,7 @@ def diffusion_terms(
     logvar = 2 * tf.math.log(alpha_sigma(last)[1][:, :, 0, 0]) * tf.ones_like(mean)
     return DiffusionTerms(reconstruction, diffusion, kl_standard_normal(mean, logvar))
 
-# %% ../../nbs/beyond/47_diffusion.ipynb #g044c8da
+# %% ../../nbs/beyond/47_diffusion.ipynb #g9b00eaf
 @pixels("images")
 def best_denoiser(
     images: np.ndarray,  # (n, height, width, 1) float32, each pixel 0 or 1: all that there are
@@ -143,8 +142,7 @@ def best_denoiser(
     def denoise(z, t):
         log_w = tf.matmul(tf.reshape(evidence(z, t), (len(z), -1)), flat, transpose_b=True)
         p = tf.reshape(tf.matmul(tf.nn.softmax(log_w), flat), tf.shape(z))
-        p = tf.clip_by_value(p, 1e-7, 1 - 1e-7)
-        return tf.math.log(p) - tf.math.log(1 - p)
+        return tf.math.log(tf.maximum(p, 1e-7)) - tf.math.log(tf.maximum(1 - p, 1e-7))
 
     return denoise
 
@@ -202,18 +200,17 @@ def nats_per_log_snr(
     guess = tf.tanh(denoise(diffuse(x, t, eps), t) / 2)
     return tf.exp(log_snr(t)) / 2 * tf.reduce_sum((2 * x - 1 - guess)**2, axis=(1, 2, 3))
 
-# %% ../../nbs/beyond/47_diffusion.ipynb #gb5c3289
+# %% ../../nbs/beyond/47_diffusion.ipynb #ga8fa541
 @pixels("x")
 @integers(steps=1, seed=0)
 def train_denoiser(
     denoiser: Denoiser,
     x: np.ndarray,  # (n, 28, 28, 1) float32, each pixel 0 or 1
     steps: int = 400,  # of 128 images
-    weight: Callable | None = None,  # of the log-SNR, in the loss; None: 1, which is the bound
+    weight: Callable = tf.ones_like,  # of the log-SNR, in the loss; 1: the bound
     seed: int = 0,
 ) -> float:  # the loss of the last batch: nats, if there is no weight
     "Lower the integral, by Adam; each image of a batch looks at one time."
-    weight = weight or tf.ones_like
     p = (np.sum(x, axis=0) + 0.5) / (len(x) + 1)
     denoiser.log_odds.assign(np.log(p / (1 - p)))
 
