@@ -21,6 +21,7 @@ from vae_course.animation import GREYS, FrameRecorder, write_gif
 from vae_course.beyond.code_prior import make_prior
 from vae_course.beyond.codes import Codebook, CodeModel
 from vae_course.beyond import hierarchy, linear, tables
+from vae_course.beyond import diffusion, linear, tables
 from vae_course.elbo import elbo_terms
 from vae_course.engine import checkpoints, families, run_folder, runs
 from vae_course.engine.images import Images
@@ -114,7 +115,10 @@ OUT_OF_SCOPE = {
     "beyond.codes.CodeModel.objective": "the inside of `train_codes`, which checks",
     "beyond.codes.check_codes": "the inside of `CodeModel.decode`, `log_prior` and `train_prior`, which are tried",
     **dict.fromkeys(("beyond.codes.ascent", "beyond.codes.random_batches"), "the inside of `train_codes` and `train_prior`, which check"),
-    "beyond.code_prior.CodePrice": RECORD,
+    "beyond.code_prior.CodePrice": RECORD, "beyond.diffusion.DiffusionTerms": RECORD, "beyond.diffusion.Denoiser.call": BY_KERAS,
+    **dict.fromkeys((f"beyond.diffusion.{name}" for name in ("log_snr", "alpha_sigma", "diffuse", "step_back", "evidence", "step_kl",
+                                                             "spread_times", "nats_per_log_snr")),
+                    "the inside of `diffusion_terms`, `train_denoiser` and `walk_back`, which are tried"),
     "sources.Rows": "`open_source` makes it of bytes that it has checked; tests/test_own_images.py",
     "sources.is_batch": "the inside of `single_images`, which is tried", "sources.check_label": "the inside of `single_images`, which is tried",
 }
@@ -153,6 +157,8 @@ DOCUMENTED = {"appendix.checks.check": (AssertionError,), "engine.checkpoints.ch
               "engine.run_folder.refuse_used": (click.UsageError,), "engine.run_folder.claim": (click.UsageError,)}
 # Functions that take long: only what they must refuse is tried, and what leads into the far past or future.
 HEAVY = {"truth.posterior.climb", "beyond.odd_ones.scores", "beyond.tables.cell_log_p", "beyond.codes.train_codes", "beyond.code_prior.train_prior", "beyond.hierarchy.train_layers",
+HEAVY = {"truth.posterior.climb", "beyond.odd_ones.scores", "beyond.tables.cell_log_p", "beyond.codes.train_codes", "beyond.code_prior.train_prior",
+         "beyond.diffusion.train_denoiser",
          "engine.loop.fit", "truth.evaluation.log_marginal", "truth.diagnosis.report", "further.other_data.fit_images", "further.objectives.log_px_by_label",
          "truth.diagnosis.report_run"}
 # What `pytest` tries by itself: the tutorial and the ground below it, but for what takes longer than most; `--long` tries all.
@@ -195,6 +201,7 @@ class World:
         self.conditional = objectives.ConditionalVAE(2, 2, (2, 2), seed=0)
         self.residual = ResidualVAE(2, 4, 1, seed=0)
         self.code_model, self.prior = CodeModel(Codebook(4, 2, seed=0), (2, 2), seed=0), make_prior(4, 49, 4, seed=0)
+        self.denoiser = diffusion.Denoiser(2, seed=0)
         self.functional = variants.FunctionalVAE(variants.make_functional_encoder(), variants.make_functional_decoder())
         self.guide = variants.GuideVAE(784, 4, 2, seed=0)
         self.layered = hierarchy.TwoLayers(3, 1, 4, 4, seed=0)
@@ -352,6 +359,8 @@ IN = {
     "beyond.codes.perplexity": {"counts": np.array([1.0, 3.0])},
     "beyond.codes.Codebook": {"size": 4}, "beyond.codes.FiniteScalar": {"levels": (3, 2)},
     "beyond.codes.CodeModel": {"quantiser": lambda w: w.code_model.quantiser},
+    **{f"beyond.diffusion.{name}": {"denoise": lambda w: w.denoiser, "denoiser": lambda w: w.denoiser, "steps": 2, "draws": 2, "size": 28}
+       for name in ("diffusion_terms", "walk_back", "train_denoiser")},
     "beyond.code_prior.make_prior": {"size": 3, "places": 4, "dilations": (1,)},
     "animation.log_steps": {"last": 100},
     "animation.take_snapshots": {"steps": [0, 1]},
