@@ -21,9 +21,10 @@ from ..elbo import elbo_terms
 from ..engine.families import VAE
 from ..further.objectives import ConditionalVAE, Given, label_numbers
 from ..model import glorot_initializers
-from ..reparameterization import draw_eps
+from ..reparameterization import draw_eps, latents
 
 # %% ../../nbs/beyond/48_few_labels.ipynb #c48c0005
+@shapes("y: [n]")
 @integers(each=1, seed=0)
 def choose_labelled(
     y: np.ndarray,  # (n,) integers, the labels of all images
@@ -72,6 +73,7 @@ def train_classifier(
     return float([step(inputs) for _ in range(steps)][-1])
 
 # %% ../../nbs/beyond/48_few_labels.ipynb #c48c0010
+@shapes("logits: [n, labels]", "y: [n]")
 def right_share(
     logits: np.ndarray | tf.Tensor,  # (n, labels)
     y: np.ndarray,  # (n,) integers
@@ -107,6 +109,7 @@ class LabelVAE(ConditionalVAE):
 
 # %% ../../nbs/beyond/48_few_labels.ipynb #c48c0022
 @pixels("x")
+@latents("eps")
 def labelled_bound(
     model: LabelVAE,
     x: tf.Tensor,  # (n, 28, 28, 1) float32, each pixel 0 or 1
@@ -119,6 +122,7 @@ def labelled_bound(
 
 # %% ../../nbs/beyond/48_few_labels.ipynb #c48c0023
 @pixels("x")
+@latents("eps")
 def every_label(
     model: LabelVAE,
     x: tf.Tensor,  # (n, 28, 28, 1) float32, each pixel 0 or 1
@@ -141,14 +145,15 @@ def unlabelled_bound(
     return tf.reduce_sum(tf.exp(log_q) * (bounds - log_q), axis=1)
 
 # %% ../../nbs/beyond/48_few_labels.ipynb #c48c0027
-def few_labels_objective(model: LabelVAE, batch: tuple, alpha: float, seed: int) -> tf.Tensor:
-    "The objective of a batch (x, labelled x, their y, step), a scalar, nats."
+def few_labels_objective(model: LabelVAE, batch: tuple, alpha: float, share: float,
+                         seed: int) -> tf.Tensor:
+    "The objective of a batch (x, labelled x, y, step), a scalar, nats; share is N_l / N."
     x, labelled, y, i = batch
     noise = lambda j, images: draw_eps(seed, 2 * i + j, (tf.shape(images)[0], model.latent_dim))
     u = unlabelled_bound(every_label(model, x, noise(0, x)), model.classifier(x))
     known = labelled_bound(model, labelled, y, noise(1, labelled))
     log_q = -tf.nn.sparse_softmax_cross_entropy_with_logits(y, model.classifier(labelled))
-    return tf.reduce_mean(u) + tf.reduce_mean(known + alpha * log_q)
+    return tf.reduce_mean(u) + tf.reduce_mean(share * known + alpha * log_q)
 
 # %% ../../nbs/beyond/48_few_labels.ipynb #c48c0028
 @pixels("x", "labelled")
@@ -160,13 +165,14 @@ def train_few(
     labelled: np.ndarray,  # (m, 28, 28, 1) float32, each pixel 0 or 1
     y: np.ndarray,  # (m,) integers, their labels
     steps: int = 300,  # of 64 images without and 64 with a label
-    alpha: float = 10.0,  # weight of the classifier's log-likelihood
+    alpha: float = 100.0,  # weight of the classifier's log-likelihood
     seed: int = 0,
 ) -> float:  # nats: minus the objective of the last batch
     "Raise the objective by Adam."
     labelled, y = tf.convert_to_tensor(labelled), label_numbers(y, model.labels)
     chosen = np.random.default_rng([seed, 1]).integers(len(labelled), size=(steps, 64))
-    step = ascent(lambda batch: few_labels_objective(model, batch, alpha, seed),
+    share = len(labelled) / len(x)
+    step = ascent(lambda batch: few_labels_objective(model, batch, alpha, share, seed),
                   model.trainable_variables, 3e-3, steps)
     for i, (batch, rows) in enumerate(zip(random_batches(x, steps, 64, seed), chosen, strict=True)):
         loss = step((batch, tf.gather(labelled, rows), tf.gather(y, rows), tf.constant(i)))
@@ -181,13 +187,13 @@ def probe(
     y: np.ndarray,  # (m,) integers, their labels
     test: np.ndarray,  # (k, 28, 28, 1) float32
     latent_dim: int = 10,
-    steps: int = 1000,  # of the VAE
+    steps: int = 800,  # of the VAE
     seed: int = 0,
 ) -> np.ndarray:  # (k, 10) logits
     "A VAE without labels, then a softmax regression on its encoder's means."
     vae = LabelVAE(latent_dim, labels=1, seed=seed)
     step = ascent(lambda b: labelled_bound(vae, b[0], 0, draw_eps(seed, b[1], (64, latent_dim))),
-                  vae.trainable_variables, 3e-3, steps)
+                  vae.encoder.trainable_variables + vae.decoder.trainable_variables, 3e-3, steps)
     for i, batch in enumerate(random_batches(x, steps, 64, seed)):
         step((batch, tf.constant(i)))
     linear = keras.Sequential([keras.Input((latent_dim,)), keras.layers.Dense(10)])
