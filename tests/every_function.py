@@ -18,6 +18,7 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 
 from vae_course.animation import GREYS, FrameRecorder, write_gif
+from vae_course.beyond.few_labels import LabelVAE
 from vae_course.beyond.code_prior import make_prior
 from vae_course.beyond.codes import Codebook, CodeModel
 from vae_course.beyond import hierarchy, linear, tables
@@ -119,6 +120,9 @@ OUT_OF_SCOPE = {
     **dict.fromkeys((f"beyond.diffusion.{name}" for name in ("log_snr", "alpha_sigma", "diffuse", "step_back", "evidence", "step_kl",
                                                              "spread_times", "nats_per_log_snr")),
                     "the inside of `diffusion_terms`, `train_denoiser` and `walk_back`, which are tried"),
+    "beyond.code_prior.CodePrice": RECORD,
+    **dict.fromkeys(("beyond.few_labels.dense", "beyond.few_labels.few_labels_objective"),
+                    "the inside of `LabelVAE` and `train_few`, which check"),
     "sources.Rows": "`open_source` makes it of bytes that it has checked; tests/test_own_images.py",
     "sources.is_batch": "the inside of `single_images`, which is tried", "sources.check_label": "the inside of `single_images`, which is tried",
 }
@@ -159,6 +163,7 @@ DOCUMENTED = {"appendix.checks.check": (AssertionError,), "engine.checkpoints.ch
 HEAVY = {"truth.posterior.climb", "beyond.odd_ones.scores", "beyond.tables.cell_log_p", "beyond.codes.train_codes", "beyond.code_prior.train_prior", "beyond.hierarchy.train_layers",
 HEAVY = {"truth.posterior.climb", "beyond.odd_ones.scores", "beyond.tables.cell_log_p", "beyond.codes.train_codes", "beyond.code_prior.train_prior",
          "beyond.diffusion.train_denoiser",
+HEAVY = {"truth.posterior.climb", "beyond.few_labels.probe", "beyond.few_labels.train_few", "beyond.few_labels.train_classifier", "beyond.odd_ones.scores", "beyond.tables.cell_log_p", "beyond.codes.train_codes", "beyond.code_prior.train_prior",
          "engine.loop.fit", "truth.evaluation.log_marginal", "truth.diagnosis.report", "further.other_data.fit_images", "further.objectives.log_px_by_label",
          "truth.diagnosis.report_run"}
 # What `pytest` tries by itself: the tutorial and the ground below it, but for what takes longer than most; `--long` tries all.
@@ -181,7 +186,7 @@ RANDOM = {"engine.devices.free_ports", "engine.speed.best_seconds", "engine.spee
 PIXELS = ("image", "pixel")
 MEANS = {"watched": PIXELS, "x": (*PIXELS, "layer"), "known": PIXELS, "others": PIXELS, "epoch_no": ("epoch",), "x_train": PIXELS, "x_test": PIXELS, "test_sample": PIXELS, "images": (*PIXELS, "height"), "source": PIXELS,
          "frames": ("frame",), "frame": ("frame",), "durations": ("duration",), "last_duration": ("duration",), "y": ("label",),
-         "n": ("labels",), "raxis": ("axes", "dimension"), "z": ("x_logits", "eps"), "codes": ("mean",), "labels": ("label",), "test": PIXELS, "photograph": PIXELS, "test_images": PIXELS,
+         "n": ("labels",), "raxis": ("axes", "dimension"), "z": ("x_logits", "eps"), "codes": ("mean",), "labels": ("label",), "test": PIXELS, "labelled": PIXELS, "photograph": PIXELS, "test_images": PIXELS,
          "content": ("SHA-256", "IDX"), "sha256": ("SHA-256",), "gif": ("GIF",), "objects": ("arrays",), "latent_dim": ("plane", "mean"), "path": ("PathLike", "file or directory"), "history": ("values to unpack",), "parts": ("at least one array",), "places": ("values to unpack",), "init": ("initializer", "values to unpack"), "name": ("optimizer",), "folder": ("run",), "levels": ("pixel",), "x_logits": ("logit", "parameters"),
          "test_share": ("test",), "validation_share": ("validation",), "split_seed": ("seed",), "names": ("file",)}
 
@@ -200,6 +205,7 @@ class World:
         self.weights = self.model.get_weights(), self.fast.get_weights()
         self.conditional = objectives.ConditionalVAE(2, 2, (2, 2), seed=0)
         self.residual = ResidualVAE(2, 4, 1, seed=0)
+        self.few_labels = LabelVAE(2, 4, 2, seed=0)
         self.code_model, self.prior = CodeModel(Codebook(4, 2, seed=0), (2, 2), seed=0), make_prior(4, 49, 4, seed=0)
         self.denoiser = diffusion.Denoiser(2, seed=0)
         self.functional = variants.FunctionalVAE(variants.make_functional_encoder(), variants.make_functional_decoder())
@@ -314,6 +320,7 @@ class World:
             "RunWriter": lambda: run_folder.RunWriter(self.new(), self.recipe, self.images()),
             "ResidualVAE": lambda: self.residual, "ContinuousBernoulli": likelihoods.ContinuousBernoulli,
             "DiscretizedLogistic": likelihoods.DiscretizedLogistic, "ConditionalVAE": lambda: self.conditional,
+            "LabelVAE": lambda: self.few_labels, "GivenLabel": lambda: self.few_labels.given(1),
             "Given": lambda: self.conditional.given(1), "FunctionalVAE": lambda: self.functional,
             "GuideVAE": lambda: self.guide, "CodeModel": lambda: self.code_model, "Gaussian": linear.Gaussian,
             "ImageFolder": lambda: self.album, "Reading": Reading, "Cells": tables.Cells,
@@ -350,9 +357,17 @@ ROWS = np.array([[0.1, -1.0, 2.0], [0.5, 0.3, -0.2], [1.5, -0.4, 0.7], [-1.0, 0.
 USING = {"run": lambda w: using.open_run(w.folder / "run"),
          "pictures": lambda w: using.Pictures(["a", "b", "c"], w.images(), None)}
 CODES = {"model": lambda w: w.code_model, "prior": lambda w: w.prior, "codes": np.zeros((3, 7, 7), int), "n": 2}
+FEW_LABELS = {"model": lambda w: w.few_labels, "y": lambda w: w.labels, "labelled": lambda w: w.x, "test": lambda w: w.x}
 IN = {
     **{f"beyond.{name}": CODES for name in ("codes.letter_counts", "codes.train_codes", "code_prior.log_prior", "codes.CodeModel.decode",
                                             "codes.CodeModel.log_likelihood", "code_prior.train_prior", "code_prior.code_price", "code_prior.draw_codes")},
+    **{f"beyond.few_labels.{name}": FEW_LABELS for name in ("labelled_bound", "every_label", "train_few", "analogies", "probe", "GivenLabel")},
+    "beyond.few_labels.choose_labelled": {"y": lambda w: w.labels, "each": 1},
+    "beyond.few_labels.make_classifier": {"width": 4, "labels": 2}, "beyond.few_labels.LabelVAE": {"width": 4, "labels": 2},
+    "beyond.few_labels.LabelVAE.given": {"y": 1},
+    "beyond.few_labels.train_classifier": {"network": lambda w: w.few_labels.classifier, "inputs": lambda w: w.x, "y": lambda w: w.labels},
+    "beyond.few_labels.right_share": {"logits": lambda w: w.mean, "y": lambda w: w.labels},
+    "beyond.few_labels.unlabelled_bound": {"bounds": lambda w: w.mean, "logits": lambda w: w.logvar},
     "beyond.codes.redraw": {"model": lambda w: w.code_model, "which": np.array([True, False, True, False])},
     "beyond.codes.nearest": {"h": lambda w: w.mean, "vectors": lambda w: w.eps},
     "beyond.codes.straight_through": {"h": lambda w: w.mean, "chosen": lambda w: w.eps},
