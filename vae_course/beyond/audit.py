@@ -138,7 +138,7 @@ def mended(lesson: Lesson) -> Lesson:
     return replace(lesson, error="cross-entropy", over_pixels="sum", over_code="sum",
                    error_weight=1.0, kl_weight=1.0, images="threshold")
 
-# %% ../../nbs/beyond/49_audit.ipynb #49e7bc46
+# %% ../../nbs/beyond/49_audit.ipynb #49c3ad13
 @integers(numbers=1, latent_dim=1)
 def resized(lesson: Lesson, numbers: int, latent_dim: int) -> Lesson:
     "The lesson for images and codes of other sizes, with its β unchanged."
@@ -146,7 +146,7 @@ def resized(lesson: Lesson, numbers: int, latent_dim: int) -> Lesson:
     change = effective_beta(lesson) / effective_beta(other)
     return replace(other, kl_weight=other.kl_weight * change)
 
-# %% ../../nbs/beyond/49_audit.ipynb #49f0436d
+# %% ../../nbs/beyond/49_audit.ipynb #49c37198
 @pixels("x")
 @integers(latent_dim=1, width=1, steps=1, batch_size=1, seed=0)
 def train_lesson(
@@ -174,7 +174,7 @@ def train_lesson(
         step((part, draw_eps(seed, i, (batch_size, latent_dim))))
     return model
 
-# %% ../../nbs/beyond/49_audit.ipynb #49fee0b9
+# %% ../../nbs/beyond/49_audit.ipynb #49736da9
 def scaled(
     model: CVAE,
     factor: float,  # of the decoder's logits
@@ -182,7 +182,7 @@ def scaled(
     "The same encoder, and a decoder that is bolder (above 1) or more timid (below)."
     return VAE(model.encoder, lambda z: factor * model.decoder(z), model.latent_dim)
 
-# %% ../../nbs/beyond/49_audit.ipynb #4988d4c9
+# %% ../../nbs/beyond/49_audit.ipynb #49bafef7
 @pixels("x")
 @integers(seed=0)
 def fit_factor(
@@ -200,5 +200,5 @@ def fit_factor(
         low, high = (factor, high) if slope > 0 else (low, factor)
     return (low + high) / 2
 
-# %% ../../nbs/beyond/49_audit.ipynb #49f3404d
+# %% ../../nbs/beyond/49_audit.ipynb #49ae4fdb
 check_annotations(globals())
