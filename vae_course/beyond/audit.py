@@ -16,7 +16,7 @@ import tensorflow_probability as tfp
 from .codes import ascent, random_batches
 from .gap import DenseVAE
 from ..contracts import check_annotations, check_inside, integers, shapes, within
-from ..data import pixels
+from ..data import check_images, pixels
 from ..engine.families import VAE
 from ..model import CVAE
 from ..reparameterization import draw_eps
@@ -146,8 +146,7 @@ def resized(lesson: Lesson, numbers: int, latent_dim: int) -> Lesson:
     change = effective_beta(lesson) / effective_beta(other)
     return replace(other, kl_weight=other.kl_weight * change)
 
-# %% ../../nbs/beyond/49_audit.ipynb #49c37198
-@pixels("x")
+# %% ../../nbs/beyond/49_audit.ipynb #49cc08cf
 @integers(latent_dim=1, width=1, steps=1, batch_size=1, seed=0)
 def train_lesson(
     lesson: Lesson,
@@ -159,7 +158,7 @@ def train_lesson(
     seed: int = 0,  # of the weights, the order of the images and the noise
 ) -> DenseVAE:
     "A small dense network after its training by a lesson's loss, at the lesson's β."
-    model = DenseVAE(latent_dim, width, 1, width, seed=seed)
+    x, model = check_images(x, levels=None), DenseVAE(latent_dim, width, 1, width, seed=seed)
     lesson = resized(lesson, 784, latent_dim)
 
     def bound(batch):
