@@ -146,7 +146,7 @@ def resized(lesson: Lesson, numbers: int, latent_dim: int) -> Lesson:
     change = effective_beta(lesson) / effective_beta(other)
     return replace(other, kl_weight=other.kl_weight * change)
 
-# %% ../../nbs/beyond/49_audit.ipynb #49cc08cf
+# %% ../../nbs/beyond/49_audit.ipynb #496e2452
 @integers(latent_dim=1, width=1, steps=1, batch_size=1, seed=0)
 def train_lesson(
     lesson: Lesson,
@@ -173,7 +173,7 @@ def train_lesson(
         step((part, draw_eps(seed, i, (batch_size, latent_dim))))
     return model
 
-# %% ../../nbs/beyond/49_audit.ipynb #49736da9
+# %% ../../nbs/beyond/49_audit.ipynb #490eef58
 def scaled(
     model: CVAE,
     factor: float,  # of the decoder's logits
@@ -181,7 +181,7 @@ def scaled(
     "The same encoder, and a decoder that is bolder (above 1) or more timid (below)."
     return VAE(model.encoder, lambda z: factor * model.decoder(z), model.latent_dim)
 
-# %% ../../nbs/beyond/49_audit.ipynb #49bafef7
+# %% ../../nbs/beyond/49_audit.ipynb #491cb251
 @pixels("x")
 @integers(seed=0)
 def fit_factor(
@@ -199,5 +199,5 @@ def fit_factor(
         low, high = (factor, high) if slope > 0 else (low, factor)
     return (low + high) / 2
 
-# %% ../../nbs/beyond/49_audit.ipynb #49ae4fdb
+# %% ../../nbs/beyond/49_audit.ipynb #49cd151e
 check_annotations(globals())
