@@ -23,6 +23,7 @@ from vae_course.beyond.code_prior import make_prior
 from vae_course.beyond.codes import Codebook, CodeModel
 from vae_course.beyond import hierarchy, linear, tables
 from vae_course.beyond import diffusion, linear, tables
+from vae_course.beyond import audit, linear, tables
 from vae_course.elbo import elbo_terms
 from vae_course.engine import checkpoints, families, run_folder, runs
 from vae_course.engine.images import Images
@@ -53,6 +54,7 @@ OUT_OF_SCOPE = {
     "further.variants.GuideVAE.call": BY_KERAS,
     "engine.cli.": BY_CLICK, "live.commands.": "click has checked what it gets; tests/test_using.py",
     "engine.families.Family.make": BY_ENGINE, "engine.families.convolutional": BY_ENGINE, "engine.families.elbo": BY_ENGINE,
+    "beyond.audit.Lesson": "a record, whose __post_init__ looks at each field; tests/test_beyond_audit.py",
     "beyond.linear.linear_family": BY_ENGINE, "beyond.linear.Appended": BY_KERAS, "beyond.linear.Axes": RECORD, "beyond.linear.PairVAE": RECORD,
     **dict.fromkeys((f"beyond.linear.pair_{name}" for name in ("log_px_z", "terms", "log_px")), "of the chapter's two pixels; tests/test_beyond_linear.py"),
     **dict.fromkeys((f"beyond.bits_back.{name}" for name in ("push", "pop", "slots", "code_slots", "pixel_slots", "one_by_one", "decompress")),
@@ -164,6 +166,7 @@ HEAVY = {"truth.posterior.climb", "beyond.odd_ones.scores", "beyond.tables.cell_
 HEAVY = {"truth.posterior.climb", "beyond.odd_ones.scores", "beyond.tables.cell_log_p", "beyond.codes.train_codes", "beyond.code_prior.train_prior",
          "beyond.diffusion.train_denoiser",
 HEAVY = {"truth.posterior.climb", "beyond.few_labels.probe", "beyond.few_labels.train_few", "beyond.few_labels.train_classifier", "beyond.odd_ones.scores", "beyond.tables.cell_log_p", "beyond.codes.train_codes", "beyond.code_prior.train_prior",
+HEAVY = {"truth.posterior.climb", "beyond.audit.train_lesson", "beyond.odd_ones.scores", "beyond.tables.cell_log_p", "beyond.codes.train_codes", "beyond.code_prior.train_prior",
          "engine.loop.fit", "truth.evaluation.log_marginal", "truth.diagnosis.report", "further.other_data.fit_images", "further.objectives.log_px_by_label",
          "truth.diagnosis.report_run"}
 # What `pytest` tries by itself: the tutorial and the ground below it, but for what takes longer than most; `--long` tries all.
@@ -403,6 +406,11 @@ IN = {
                                  "axes": lambda w: linear.principal_axes(w.x[:, 8:15, 8:15])}
        for name in ("matrices", "linear_log_px", "linear_terms", "set_encoder", "set_best", "principal_axes")},
     "beyond.bits_back.compress": {"state": 2**99},
+    **{f"beyond.audit.{name}": {"lesson": lambda w: audit.LESSONS["fast.ai"], "numbers": 784}
+       for name in ("factors", "effective_beta", "measured_beta", "mended", "resized", "train_lesson")},
+    "beyond.audit.implied_noise": {"lesson": lambda w: audit.LESSONS["pythae"]}, "beyond.audit.scaled": {"factor": 1.5},
+    "beyond.audit.lesson_loss": {"lesson": lambda w: audit.LESSONS["fast.ai"], "x": lambda w: w.x.reshape(3, 784),
+                                 "x_logits": lambda w: w.logits.reshape(3, 784)},
     "beyond.linear.best_linear": {"variances": np.array([3.0, 2.0, 0.5])}, "beyond.linear.Gaussian.sample": {"seed": (1, 2)},
     "beyond.linear.Gaussian.start": {"images": lambda w: w.x},
     "data.check_grey_values": {"name": "images", "images": lambda w: w.grey}, "data.valid_pixels": {"levels": 2},
