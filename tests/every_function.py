@@ -18,12 +18,10 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 
 from vae_course.animation import GREYS, FrameRecorder, write_gif
-from vae_course.beyond.few_labels import LabelVAE
 from vae_course.beyond.code_prior import make_prior
 from vae_course.beyond.codes import Codebook, CodeModel
-from vae_course.beyond import hierarchy, linear, tables
-from vae_course.beyond import diffusion, linear, tables
-from vae_course.beyond import audit, linear, tables
+from vae_course.beyond.few_labels import LabelVAE
+from vae_course.beyond import audit, diffusion, hierarchy, linear, tables
 from vae_course.elbo import elbo_terms
 from vae_course.engine import checkpoints, families, run_folder, runs
 from vae_course.engine.images import Images
@@ -122,7 +120,6 @@ OUT_OF_SCOPE = {
     **dict.fromkeys((f"beyond.diffusion.{name}" for name in ("log_snr", "alpha_sigma", "diffuse", "step_back", "evidence", "step_kl",
                                                              "spread_times", "nats_per_log_snr")),
                     "the inside of `diffusion_terms`, `train_denoiser` and `walk_back`, which are tried"),
-    "beyond.code_prior.CodePrice": RECORD,
     **dict.fromkeys(("beyond.few_labels.dense", "beyond.few_labels.few_labels_objective"),
                     "the inside of `LabelVAE` and `train_few`, which check"),
     "sources.Rows": "`open_source` makes it of bytes that it has checked; tests/test_own_images.py",
@@ -162,11 +159,9 @@ DOCUMENTED = {"appendix.checks.check": (AssertionError,), "engine.checkpoints.ch
               "engine.devices.run_workers": (RuntimeError,), "further.using.open_run": (FileNotFoundError,),
               "engine.run_folder.refuse_used": (click.UsageError,), "engine.run_folder.claim": (click.UsageError,)}
 # Functions that take long: only what they must refuse is tried, and what leads into the far past or future.
-HEAVY = {"truth.posterior.climb", "beyond.odd_ones.scores", "beyond.tables.cell_log_p", "beyond.codes.train_codes", "beyond.code_prior.train_prior", "beyond.hierarchy.train_layers",
 HEAVY = {"truth.posterior.climb", "beyond.odd_ones.scores", "beyond.tables.cell_log_p", "beyond.codes.train_codes", "beyond.code_prior.train_prior",
-         "beyond.diffusion.train_denoiser",
-HEAVY = {"truth.posterior.climb", "beyond.few_labels.probe", "beyond.few_labels.train_few", "beyond.few_labels.train_classifier", "beyond.odd_ones.scores", "beyond.tables.cell_log_p", "beyond.codes.train_codes", "beyond.code_prior.train_prior",
-HEAVY = {"truth.posterior.climb", "beyond.audit.train_lesson", "beyond.odd_ones.scores", "beyond.tables.cell_log_p", "beyond.codes.train_codes", "beyond.code_prior.train_prior",
+         "beyond.hierarchy.train_layers", "beyond.diffusion.train_denoiser", "beyond.audit.train_lesson",
+         *(f"beyond.few_labels.{name}" for name in ("probe", "train_few", "train_classifier")),
          "engine.loop.fit", "truth.evaluation.log_marginal", "truth.diagnosis.report", "further.other_data.fit_images", "further.objectives.log_px_by_label",
          "truth.diagnosis.report_run"}
 # What `pytest` tries by itself: the tutorial and the ground below it, but for what takes longer than most; `--long` tries all.
