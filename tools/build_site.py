@@ -134,6 +134,9 @@ def mend(processed: Path, file: Path, settings: dict):
     rest = re.sub(r"\A# .*\n+(?:> .*\n+)?", "", first + "\n\n")
     front = {"title": numbered(file.name, front["title"]),
              "description": front.get("description", ""), "output-file": front["output-file"]}
+    if file.name == "index.ipynb":  # a reader asks what it is, and only then what the package is called
+        front |= {"title": front["description"].rstrip("."), "description": f"{front['title']}: a course, and the "
+                  "library that its chapters export."}
     notebook.cells[0].source = f"---\n{yaml.safe_dump(front, allow_unicode=True)}---\n"
     names, page = names_of(source), posixpath.join(folder, front["output-file"])
     ours = {name: number for name, (home, number) in doubtful_names().items() if home != page}
@@ -141,14 +144,15 @@ def mend(processed: Path, file: Path, settings: dict):
     def mended(text: str) -> str:
         """What a text needs, wherever it stands."""
         text = mend_text.false_links(mend_links(text, settings, folder), ours, names.local)
-        return mend_text.boxed_tables(mend_text.space_maths(text))
+        return mend_text.boxed_tables(mend_text.space_maths(mend_text.here(text)))
 
     cells, figures = [notebook.cells[0]], 0
     following = [*notebook.cells[2:], None]
     rest = [nbformat.v4.new_markdown_cell(rest)]
     for cell, after in zip([*rest, *notebook.cells[1:]], [None, *following], strict=True):
         if cell.cell_type == "markdown":
-            cell.source = mended(cell.source)
+            text = mend_text.same_names(cell.source, titles(processed.parent)) if file.name == "index.ipynb" else cell.source
+            cell.source = mended(text)
             download = f"`make workbook` (or [download it]({'../' * len(file.parent.parts)}workbook.zip))"
             cell.source = cell.source.replace("`make workbook`", download)
         if is_command(cell):
@@ -187,6 +191,18 @@ def mend(processed: Path, file: Path, settings: dict):
             cells.append(cell)
     notebook.cells = cells
     nbformat.write(notebook, processed / file)
+
+
+@cache
+def titles(root: Path) -> dict:
+    """What the sidebar calls each notebook."""
+    found = {}
+    for path in find_notebooks(root / "nbs"):
+        first = nbformat.read(path, as_version=4).cells[0].source
+        heading = re.match(r"# (.+)", first)
+        if heading:
+            found[path.relative_to(root / "nbs").as_posix()] = numbered(path.name, heading[1].strip())
+    return found
 
 
 def boxed(cell, before: str, after: str) -> list:
@@ -286,7 +302,8 @@ def api_page(root: Path, settings: dict) -> str:
     """Every exported name with its documented signature, folded to a line each, and where it is taught."""
     from nbdev.showdoc import show_doc
     parts = ["---\ntitle: API\ndescription: Every function and class of the library, and where it is "
-             "taught.\n---\n\nThis page is generated from the code of the chapters. Each line unfolds."]
+             "taught.\n---\n\nThis page is generated from the code of the chapters. The names of a "
+             "module unfold to a line each, and each line to what it takes and gives."]
     for _, file, _ in sidebar(root):
         path = root / "nbs" / file
         text = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -296,6 +313,8 @@ def api_page(root: Path, settings: dict) -> str:
         name, title = module_name[1], numbered(file, re.search(r'"# (.*?)(?:\\n)?"', text)[1])
         module = import_module(f"vae_course.{name}")
         parts.append(f"## vae_course.{name}\n\n{module.__doc__ or ''} Taught in [{title}]({file}).")
+        summary = " ".join(f"<code>{symbol}</code>" for symbol in module.__all__)
+        parts.append(f'<details class="module">\n<summary>{summary}</summary>')
         for symbol in module.__all__:
             value = getattr(module, symbol)
             plain = isinstance(value, type | FunctionType)
@@ -311,6 +330,7 @@ def api_page(root: Path, settings: dict) -> str:
             inside.append(f"`{symbol}` is taught in [{title}]({file}{'#' + symbol.lower() if plain else ''}).")
             first = (inspect.getdoc(value) or "").split("\n\n")[0].replace("\n", " ")
             parts.append(api_entry(symbol, first, "\n\n".join(inside), f"{name}.{symbol}"))
+        parts.append("</details>")
     return mend_text.space_maths(mend_links("\n\n".join(parts) + "\n", settings))
 
 
@@ -350,13 +370,13 @@ def process(root: Path, settings: dict) -> Path:
 
 def render(processed: Path) -> list[str]:
     """Let Quarto make its pages; its own warnings and those of pandoc, which it passes on, as faults."""
-    running = subprocess.Popen(["quarto", "render", "--no-cache"], cwd=processed, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace")
     faults = []
-    for line in running.stdout:
-        print(line, end="")
-        faults += notes_of(line)
-    if running.wait():
+    with subprocess.Popen(["quarto", "render", "--no-cache"], cwd=processed, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace") as running:
+        for line in running.stdout:
+            print(line, end="")
+            faults += notes_of(line)
+    if running.returncode:
         sys.exit(f"quarto render failed with {running.returncode}")
     return faults
 

@@ -47,7 +47,7 @@ def colours(sheet: str) -> dict:
 def rules_of(sheet: str) -> list[tuple[str, str]]:
     """Selectors and declarations of a sheet's rules, those inside a media query too."""
     return [(selector.strip(), body) for selector, body in re.findall(r"([^{};]+)\{([^{}]*)\}", re.sub(
-        r"/\*.*?\*/|^\s*//.*$", "", sheet, flags=re.S | re.M))]
+        r"/\*.*?\*/|^\s*//[^\n]*$", "", sheet, flags=re.S | re.M))]
 
 
 def check_sheets(folder: Path) -> list[str]:

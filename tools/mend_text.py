@@ -9,7 +9,7 @@ from typing import get_type_hints
 # What is no text: code, in blocks and inside lines, and comments.
 CODE = r"(?:^|(?<=\n))[ >]*(?P<fence>`{3,}|~{3,})(?:.|\n)*?\n[ >]*(?P=fence)[ \t]*(?=\n|$)|(?P<tick>`+)[^`](?:.|\n)*?(?P=tick)(?!`)|<!--(?:.|\n)*?-->"
 MATHS = r"\$\$(?:[^$]|\\\$)+\$\$|(?<![\\$\w])\$(?=[^\s$])(?:[^$\n]|\\\$|\n(?!\n))*?(?<=[^\s\\])\$(?!\d)"
-WORD = r"\\(?:log|ln|exp|max|min|sin|cos|tanh|det|Pr|operatorname\*?\{[^{}]*\})(?![a-zA-Z])"
+WORD = r"\\(?:log|ln|exp|max|min|sinh|cosh|tanh|sin|cos|det|Pr|operatorname\*?\{[^{}]*\})(?![a-zA-Z])"
 # With an index or a power: \max_\phi, \log_2, \min_{i < n}, \log^2.
 OPERATOR = re.compile(WORD + r"(?:\s*[_^]\s*(?:\{(?:[^{}]|\{[^{}]*\})*\}|\\[a-zA-Z]+|\w))*")
 # Commands beside which an operator's word needs no space: relations, spaces, brackets, large signs.
@@ -109,6 +109,17 @@ def film(text: str, number: str) -> str | None:
             f'<figcaption class="figure-caption">\n\n{number}: {caption or alt}\n\n</figcaption></figure>')
 
 
+def here(text: str) -> str:
+    """What a notebook says of the published site, said on that site."""
+    return re.sub(r"\bOn the published site,? (\w)", lambda found: found[1].upper(), text)
+
+
+def same_names(text: str, titles: dict) -> str:
+    """Tables that call each page in their first column as the sidebar does; `titles` are those of the files."""
+    return re.sub(r"^\| \[([^\]]*)\]\(([\w/]+\.ipynb)\)", lambda row: f"| [{titles.get(row[2], row[1])}]({row[2]})",
+                  text, flags=re.M)
+
+
 # -- Signatures and docstrings, as nbdev writes them
 
 def plain_docstring(text: str) -> str:
@@ -119,7 +130,7 @@ def plain_docstring(text: str) -> str:
 def short_types(code: str) -> str:
     """The types of a signature by their own names, without the modules that hide them."""
     code = re.sub(r":NoneType=None", "=None", code)
-    code = re.sub(r"\bnumpy\.ndarray\b", "ndarray", code)
+    code = re.sub(r"\bnumpy\.ndarray\b", "ndarray", code.replace("=<factory>", "=…"))
     public = r"(?:tf|np|keras)\.(?:\w+\.)?[A-Z]\w*"
     return re.sub(rf"(?<=[:>|\[,( ])(?!{public}\b)(?:[a-z_]\w*\.)+([A-Z]\w*)", r"\1", code)
 
@@ -134,13 +145,18 @@ def typed(annotation) -> str:
 def class_signature(value: type) -> str:
     """A class with the arguments that its own `__init__` takes, where `inspect` sees only `*args, **kwargs`."""
     own = next((base for base in value.__mro__ if "__init__" in vars(base)), object)
+    fields = get_type_hints(value) if hasattr(value, "_fields") or hasattr(value, "__total__") else {}
+    if fields:  # a NamedTuple, a TypedDict
+        kind = "NamedTuple" if hasattr(value, "_fields") else "TypedDict"
+        return f"class {value.__name__}({kind}):\n    " + "\n    ".join(f"{name}{typed(of)}" for name, of in fields.items())
     try:
         parameters = list(inspect.signature(own.__init__).parameters.values())[1:]
         hints = get_type_hints(own.__init__)
     except (TypeError, ValueError, NameError):
         parameters, hints = [], {}
     if [one.kind.name for one in parameters] == ["VAR_POSITIONAL", "VAR_KEYWORD"] or own is object:
-        return f"class {value.__name__}({', '.join(base.__name__ for base in value.__bases__)})"
+        bases = ", ".join(base.__name__ for base in value.__bases__ if base is not object)
+        return f"class {value.__name__}({bases})"
     shown = []
     for one in parameters:
         star = {"VAR_POSITIONAL": "*", "VAR_KEYWORD": "**"}.get(one.kind.name, "")
