@@ -1,7 +1,9 @@
 """The site's tool: what it makes of a notebook, and that each planted fault is found and named."""
 
+import base64
 import configparser
 import gzip
+import io
 import json
 import os
 import re
@@ -13,6 +15,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
@@ -271,6 +274,21 @@ def test_faults_of_the_settings_are_found(tmp_path, old, new, words):
     (tmp_path / "_quarto.yml").write_text(config.replace(old, new), encoding="utf-8")
     (fault,) = check_look.check_configuration(tmp_path)
     assert fault.startswith(words)
+
+
+def on_a_ground(colour):
+    """A figure of one colour, and what is said of it."""
+    picture = io.BytesIO()
+    Image.new("RGBA", (3, 2), colour).save(picture, "png")
+    cell = figure('#| fig-cap: "Figure 1: A dot"\nplot()')
+    cell.outputs[0].data["image/png"] = base64.b64encode(picture.getvalue()).decode()
+    return check_look.cell_faults(cell, set())
+
+
+def test_a_figure_on_a_white_ground_is_found():
+    (fault,) = on_a_ground((255, 255, 255, 255))
+    assert fault.startswith("figure on a white ground")
+    assert on_a_ground((255, 255, 255, 0)) == [] == on_a_ground((20, 20, 20, 255))
 
 
 def documented(words):

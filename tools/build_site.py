@@ -4,7 +4,9 @@
     python tools/build_site.py check [--out DIR]    into _site_check/, with pandoc alone
 
 Both process the notebooks as nbdev does, into _proc/. `check` then makes a plain page of each with
-pandoc, whose warnings count as errors. Both end with the checks of check_pages.py.
+pandoc, whose warnings count as errors, as Quarto's do in `site`. Both make the checks of check_look.py,
+on sheets, settings and processed cells, and end with those of check_pages.py, on finished pages. What only
+Quarto decides is out of their sight: its own styles around the text, its sidebar, its search box.
 """
 
 import argparse
@@ -176,9 +178,9 @@ def mend(processed: Path, file: Path, settings: dict):
                 output.data["text/markdown"] = text
         if cell.id in folds:  # nbdev drops directives that it does not know
             fold(cell, folds[cell.id])
-        elif cell.cell_type == "code":
-            cell.source = re.sub(r"^(#\| code-summary: *)(.+)$", lambda line: line[1] + quoted(directives(cell)["code-summary"]),
-                                 cell.source, flags=re.M)
+        elif cell.cell_type == "code" and (summary := directives(cell).get("code-summary")):
+            line = f"#| code-summary: {quoted(summary)}"
+            cell.source = re.sub(r"^#\| code-summary:.*$", line.replace("\\", r"\\"), cell.source, flags=re.M)
         # Solutions, checks and answers fold with their output; `code-fold` would leave the result in sight. Quarto's
         # callouts fold as well, but are opened by no key.
         title = directives(cell).get("code-summary", "") if cell.cell_type == "code" else ""

@@ -1,10 +1,13 @@
 """What makes the site hard to read and can be seen without Quarto: in its sheets, its settings, its cells."""
 
+import base64
+import io
 import re
 from pathlib import Path
 
 import nbformat
 import yaml
+from PIL import Image
 
 from preview import directives
 
@@ -121,9 +124,18 @@ def cell_faults(cell, doubtful: set) -> list[str]:
     for output in cell.get("outputs", []):
         text = "".join(output.get("data", {}).get("text/markdown", ""))
         faults += text_faults(text, doubtful)
+        if "image/png" in output.get("data", {}) and is_slab(output.data["image/png"]):
+            faults.append("figure on a white ground, a slab in the dark: is the course's style on?")
         if re.match(r"!\[[^\]]*\]\(", text):
             faults.append("a picture or a film without a caption")
     return faults
+
+
+def is_slab(picture: str | list) -> bool:
+    """Whether the four corners of a picture are opaque and as good as white."""
+    image = Image.open(io.BytesIO(base64.b64decode("".join(picture)))).convert("RGBA")
+    right, bottom = image.width - 1, image.height - 1
+    return all(min(image.getpixel(corner)) >= 250 for corner in ((0, 0), (right, 0), (0, bottom), (right, bottom)))
 
 
 def text_faults(text: str, doubtful: set) -> list[str]:
