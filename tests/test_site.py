@@ -1,7 +1,9 @@
 """The site's tool: what it makes of a notebook, and that each planted fault is found and named."""
 
+import base64
 import configparser
 import gzip
+import io
 import json
 import os
 import re
@@ -13,14 +15,17 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from PIL import Image
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tools"))
 
 import build_site  # noqa: E402
+import check_look  # noqa: E402
 import check_pages  # noqa: E402
 import course  # noqa: E402
 import links  # noqa: E402
+import mend_text  # noqa: E402
 import preview  # noqa: E402
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -30,6 +35,7 @@ def processed(folder, *cells, name="page"):
     """A notebook as nbdev leaves it: front matter first. In `name` there may be a folder."""
     front = nbformat.v4.new_raw_cell(f"---\ntitle: Title of {name}\noutput-file: {Path(name).name}.html\n---\n")
     (folder / "images").mkdir(parents=True, exist_ok=True)
+    (folder / "images" / "favicon.svg").write_text("<svg/>", encoding="utf-8")
     (folder / name).parent.mkdir(exist_ok=True)
     notebook = nbformat.v4.new_notebook(cells=[front, *cells])
     nbformat.write(notebook, folder / f"{name}.ipynb")
@@ -89,6 +95,14 @@ def test_a_sound_page_has_no_fault(tmp_path):
     ('<iframe src="page.html"></iframe>', "page.html: iframe without title: page.html"),
     ('<iframe src="explorer/index.html" title="x"></iframe>', "page.html: link to explorer/index.html, which does not exist"),
     (r"$$\frac{1}{$$", "page.ipynb: [WARNING] Could not convert TeX math"),
+    (r"$\log p(x)$", "page.html: no space between an operator and what follows: log"),
+    (r"$\log 2\pi$", "page.html: no space between an operator and what follows: log"),
+    (r"$\log\frac{a}{b}$", "page.html: no space between an operator and what follows: log"),
+    ('<span class="math inline">x_{</span>', "page.html: formula left as TeX"),
+    ('::: {.callout-tip collapse="true" title="Solution 1"}\nx\n:::',
+     "page.html: a box that folds and that no key opens: Solution 1"),
+    ('<div data-bs-toggle="collapse" aria-label="Solution 1"></div>',
+     "page.html: a box that folds and that no key opens: Solution 1"),
     ("::: {.callout-tip}\nnever closed", "page.ipynb: [WARNING] Div at"),
     ("~~~python\nf(**options:VAR_KEYWORD)\n~~~", "page.html: code that is none: options:VAR_KEYWORD"),
     ("~~~\nx,  # from [`f`](page.html#f)\n~~~", "page.html: code that is none: [`f`](page.html#f)"),
@@ -121,7 +135,7 @@ def test_a_heavy_page_is_reported(tmp_path, capsys):
     assert build_site.report(tmp_path / "out", []) == 1
     assert re.search(r"page\.html: 1,\d{3},\d{3} bytes, more than 1,000,000", capsys.readouterr().err)
     weights = json.loads((tmp_path / "out" / "pages.json").read_text())
-    texts = (gzip.compress((tmp_path / "out" / name).read_bytes()) for name in ("preview.css", "page.html"))
+    texts = (gzip.compress((tmp_path / "out" / name).read_bytes()) for name in ("preview.css", "site.css", "images/favicon.svg", "page.html"))
     assert weights == {"page.html": check_pages.LIMIT + sum(map(len, texts))}
 
 
@@ -138,11 +152,11 @@ def test_texts_weigh_what_a_server_sends(tmp_path):
 
 def test_a_solution_folds_with_its_output(tmp_path):
     solution = nbformat.v4.new_code_cell("print(42)", outputs=[nbformat.v4.new_output("stream", text="the answer\n")])
-    opening = '::: {.callout-tip collapse="true" icon="false" title="Solution 1"}'
-    processed(tmp_path / "processed", text(opening), solution, text(":::"))
+    opening = '<details class="task">\n<summary>Solution 1</summary>'
+    processed(tmp_path / "processed", text(opening), solution, text("</details>"))
     assert faults_of(tmp_path) == []
     page = (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
-    folded = re.search(r"<details>\s*<summary>\s*Solution 1\s*</summary>(.*?)</details>", page, flags=re.S)[1]
+    folded = re.search(r'<details class="task">\s*<summary>\s*Solution 1\s*</summary>(.*?)</details>', page, flags=re.S)[1]
     assert "the answer" in folded and page.count("the answer") == 1
 
 
@@ -180,25 +194,231 @@ def folded_page(tmp_path, mark):
 
 @pytest.mark.parametrize("words, summary", [
     ("The check of a batch of images", "The check of a batch of images"),
-    ('The line "@pixels": what a pixel may be', r'The line \"\\@pixels\": what a pixel may be'),
-    ("The line “Before”", r'The line \"Before\"'),
+    ('The line "@pixels": what a pixel may be', r'The line “\\@pixels”: what a pixel may be'),
+    ("The line “Before”", "The line “Before”"),
     ("Check of the grey images", "Check of the grey images"),  # no exercise's check, so no box
 ])
 def test_a_folded_cell_is_folded_on_the_site(tmp_path, words, summary):
     shown, cell = folded_page(tmp_path, f"#| folded {words}")
     assert cell.source == f'#| code-fold: true\n#| code-summary: "{summary}"\ndef check(x):\n    return x'
     said = preview.directives(cell)["code-summary"].replace(r"\@", "@")
-    assert said == words.replace("“", '"').replace("”", '"')
+    assert said == mend_text.curly(words)
     assert "### check" in shown.outputs[0].data["text/markdown"]  # the function's entry stays
     shutil.move(tmp_path / "_proc", tmp_path / "processed")
     assert faults_of(tmp_path, "part/02_page") == []
     page = (tmp_path / "out" / "part" / "02_page.html").read_text(encoding="utf-8")
-    assert re.search(r"<details>\s*<summary>[^<]+</summary>(?:(?!</details>).)*<span[^>]*>def", page, flags=re.S)
+    assert re.search(r"<details[^>]*>\s*<summary>[^<]+</summary>(?:(?!</details>).)*<span[^>]*>def", page, flags=re.S)
 
 
 def test_other_exported_cells_stay_open(tmp_path):
     _, cell = folded_page(tmp_path, "#| other mark")
     assert cell.source.startswith('#| code-fold: show\n#| code-summary: "Exported source"\ndef check')
+
+
+# What makes pages hard to read; first that the site's own sheets, settings and cells are free of it, then that it is found.
+
+SHEETS = ["light.scss", "dark.scss", "site.scss"]
+
+
+@pytest.fixture
+def sheets(tmp_path):
+    """A copy of the site's sheets, and a function that changes one and says what is wrong then."""
+    for name in SHEETS:
+        shutil.copy(ROOT / "nbs" / name, tmp_path / name)
+    assert check_look.check_sheets(tmp_path) == []
+
+    def change(name, old, new):
+        before = (tmp_path / name).read_text(encoding="utf-8")
+        assert old in before
+        (tmp_path / name).write_text(before.replace(old, new), encoding="utf-8")
+        return check_look.check_sheets(tmp_path)
+
+    return change
+
+
+@pytest.mark.parametrize("name, old, new, words", [
+    ("dark.scss", "$pre-color: $body-color;\n", "", r"dark\.scss: \$pre-color #212529 on \$body-bg #16191d has a contrast of 1\.\d"),
+    ("dark.scss", "$text-muted: #a7b0ba;\n", "", r"dark\.scss: \$text-muted #6c757d on \$body-bg #16191d"),
+    ("dark.scss", "$body-emphasis-color: #fff;\n", "", r"dark\.scss: \$body-emphasis-color #000000 on"),
+    ("light.scss", "$link-color: #0b57a4;\n$code-bg: #f2f4f7;\n", "$code-bg: #f1f3f5;\n",
+     r"light\.scss: \$link-color #0d6efd on \$code-bg #f1f3f5 has a contrast of 4\.05 to 1"),
+    ("site.scss", "main math[display=\"block\"] { overflow-x: auto; overflow-y: hidden;",
+     "main math[display=\"block\"] { overflow-x: auto;", r'site\.scss: main math\[display="block"\] scrolls sideways and'),
+    ("site.scss", "main .table a { word-break: normal; }", "", "site.scss: tables' links break inside words"),
+    ("site.scss", "background-attachment: local", "background-attachment: scroll", "site.scss: what is cut at an edge has no sign"),
+])
+def test_faults_of_the_sheets_are_found(sheets, name, old, new, words):
+    found = sheets(name, old, new)
+    assert any(re.match(words, fault) for fault in found), found
+
+
+def test_contrasts_are_those_of_the_standard():
+    assert check_look.contrast("#000", "#ffffff") == 21 and check_look.contrast("#777777", "#fff") == pytest.approx(4.48, abs=0.005)
+    assert check_look.colours("$a: $b;\n$b: #fff !default;") == {"a": "#fff", "b": "#fff"}
+
+
+@pytest.mark.parametrize("old, new, words", [
+    ("    tbl-colwidths: true\n", "", "_quarto.yml: without `tbl-colwidths: true` tables with links lose their columns' widths"),
+    ("code-overflow: scroll", "code-overflow: wrap", "_quarto.yml: `code-overflow: wrap` breaks lines of Python"),
+    ("favicon: images/favicon.svg", "favicon: images/none.svg", "_quarto.yml: no favicon images/none.svg"),
+    ("  favicon: images/favicon.svg\n", "", "_quarto.yml: no favicon"),
+    ("dark.scss", "gone.scss", "_quarto.yml: no sheet gone.scss"),
+])
+def test_faults_of_the_settings_are_found(tmp_path, old, new, words):
+    shutil.copytree(ROOT / "nbs" / "images", tmp_path / "nbs" / "images")
+    for name in SHEETS:
+        shutil.copy(ROOT / "nbs" / name, tmp_path / "nbs")
+    config = (ROOT / "_quarto.yml").read_text(encoding="utf-8")
+    (tmp_path / "_quarto.yml").write_text(config, encoding="utf-8")
+    assert check_look.check_configuration(tmp_path) == [] and old in config
+    (tmp_path / "_quarto.yml").write_text(config.replace(old, new), encoding="utf-8")
+    (fault,) = check_look.check_configuration(tmp_path)
+    assert fault.startswith(words)
+
+
+def on_a_ground(colour):
+    """A figure of one colour, and what is said of it."""
+    picture = io.BytesIO()
+    Image.new("RGBA", (3, 2), colour).save(picture, "png")
+    cell = figure('#| fig-cap: "Figure 1: A dot"\nplot()')
+    cell.outputs[0].data["image/png"] = base64.b64encode(picture.getvalue()).decode()
+    return check_look.cell_faults(cell, set())
+
+
+def test_a_figure_on_a_white_ground_is_found():
+    (fault,) = on_a_ground((255, 255, 255, 255))
+    assert fault.startswith("figure on a white ground")
+    assert on_a_ground((255, 255, 255, 0)) == [] == on_a_ground((20, 20, 20, 255))
+
+
+def documented(words):
+    output = nbformat.v4.new_output("display_data", {"text/markdown": words})
+    return nbformat.v4.new_code_cell("#| echo: false\nshow_doc(f)", outputs=[output])
+
+
+@pytest.mark.parametrize("cell, words", [
+    (nbformat.v4.new_code_cell('#| code-fold: true\n#| code-summary: "The lines \\"Before\\""\nx = 1'),
+     "straight quotation marks in a fold's name"),
+    (nbformat.v4.new_code_cell('#| fig-cap: "A dot"\nplot()'), "figure without a number: A dot"),
+    (nbformat.v4.new_code_cell("x = " + 97 * "1"), "line of 101 characters: x = 111"),
+    (documented("![a dot](data:image/gif;base64,R0)"), "a picture or a film without a caption"),
+    (documented("```python\ndef CVAE(\n    *args, **kwargs\n):\n```"), "a signature that says nothing: def CVAE(*args, **kwargs)"),
+    (documented("```python\ndef f(\n    seed:NoneType=None\n):\n```"), "a type that hides: :NoneType=None"),
+    (documented("```python\ndef f(\n    x:tensorflow.python.framework.tensor.Tensor\n):\n```"), "a type that hides: tensorflow"),
+    (documented("```python\nf()\n```\n\n*Declare an argument as images, or*\nelse 2."), "half a sentence in italics: *Declare"),
+    (text('::: {.callout-tip collapse="true"}\nx\n:::'), "a box that folds and that no key opens"),
+    (text("On the published site that plane is live."), "speaks on the published site of the published site"),
+    (text("With padding [`same`](checks.html#same), the size stays."), "`same` of Keras leads to a function of the course"),
+    (text("Its `compile` and [`fit`](loop.html#fit) work."), "`fit` of Keras leads to a function of the course"),
+])
+def test_faults_of_the_cells_are_found(tmp_path, cell, words):
+    processed(tmp_path, cell)
+    found = check_look.check_notebook(tmp_path / "page.ipynb", {"same", "fit"})
+    assert len(found) == 1 and found[0].split(": ", 1)[1].startswith(words), found
+
+
+@pytest.mark.parametrize("tex, wanted", [
+    (r"\log p(x)", r"\log\, p(x)"), (r"\log\,p(x)", r"\log\,p(x)"), (r"\log(2\pi)", r"\log(2\pi)"), (r"\log 2\pi", r"\log\, 2\pi"),
+    (r"x\log p", r"x\,\log\, p"), (r"\log\frac{a}{b}", r"\log\, \frac{a}{b}"), (r"\log\left(x\right)", r"\log\left(x\right)"),
+    (r"\max_\phi f", r"\max_\phi\, f"), (r"\log_2 n", r"\log_2\, n"), (r"\quad\log p", r"\quad\log\, p"), (r"-\log p", r"-\log\, p"),
+    (r"\operatorname{Var}(x)", r"\operatorname{Var}(x)"), (r"\begin{aligned}\log p\end{aligned}", r"\begin{aligned}\log\, p\end{aligned}"),
+    (r"\sum_i \log p_i", r"\sum_i \log\, p_i"), (r"\mathbb{E}_{q}\log p", r"\mathbb{E}_{q}\,\log\, p"), (r"\logit p", r"\logit p"),
+])
+def test_words_of_operators_stand_apart(tex, wanted):
+    assert mend_text.thin_spaces(tex) == wanted == mend_text.thin_spaces(wanted)
+
+
+def test_no_formula_inside_code_is_changed():
+    code = "`$\\log p$` costs $5 and $6\n\n~~~\n$\\log p$\n~~~\n"
+    assert mend_text.space_maths(code + "$\\log p$") == code + "$\\log\\, p$"
+
+
+def test_wide_tables_get_columns_as_wide_as_their_words(tmp_path):
+    long = "a sentence that goes on and on, until it is longer than a line of pandoc's has place for it"
+    mended = mend_text.boxed_tables(f"Before:\n\n| a | b |\n|---|---|\n| one | {long} |\n\nAfter.")
+    (dashes,) = re.findall(r"^\|(-+)\|(-+)\|$", mended, flags=re.M)
+    narrow, wide = map(len, dashes)
+    assert narrow < 10 and wide > 40
+    kept = f"| a | b |\n|--------|---|\n| one | {long} |"
+    assert kept in mend_text.boxed_tables(kept)
+    processed(tmp_path / "processed", text(mended))
+    assert faults_of(tmp_path) == []
+    page = (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
+    assert re.search(r'<div class="scroll" tabindex="0">\s*<table class="table"', page) and "<col " in page
+    assert "| no table" in mend_text.boxed_tables("~~~\n| no table |\n|---|\n| x |\n~~~") and (
+        ":::" not in mend_text.boxed_tables("~~~\n| no table |\n|---|\n| x |\n~~~"))
+
+
+def test_a_film_becomes_a_figure_with_a_number():
+    shown = mend_text.film("![dots](data:image/gif;base64,R0)\\\n*The dots move.*\n", "Figure 2.3")
+    assert 'alt="dots"' in shown and "Figure 2.3: The dots move." in shown
+    assert mend_text.film("A text with ![dots](x.gif) in it.", "Figure 1") is None
+
+
+class Base:
+    def __init__(self, *args, **kwargs):
+        pass
+
+
+class Sized(Base):
+    def __init__(self, size: int = 2, seed=None, **more):
+        super().__init__()
+
+
+def test_classes_say_what_they_take():
+    nothing = "```python\ndef Sized(\n    args:VAR_POSITIONAL, kwargs:VAR_KEYWORD\n):\n\n```\n\n*A class, of*\nsome size."
+    assert build_site.tidy(nothing, globals()) == (
+        "```python\nclass Sized(\n    size:int=2, seed=None, **more\n)\n```\n\nA class, of\nsome size.")
+    assert mend_text.class_signature(Base) == "class Base()"
+    assert mend_text.class_signature(check_pages.Page) == "class Page(\n    text:str\n)"
+    assert mend_text.short_types("x:numpy.ndarray, y:tf.Tensor, z:vae_course.engine.images.Images | pathlib.Path) -> a.b.C") == (
+        "x:ndarray, y:tf.Tensor, z:Images | Path) -> C")
+
+
+def test_a_signature_does_not_stand_twice(tmp_path):
+    shown, _ = folded_page(tmp_path, "#| other mark")
+    assert "### check" in shown.outputs[0].data["text/markdown"]
+    assert mend_text.without_signature("### f\n\n```python\ndef f(\n    x\n):\n```\n\nSays.") == "### f\n\nSays."
+
+
+def test_names_of_keras_have_no_link():
+    doubtful, here = {"fit": "14", "same": ""}, {"draw"}
+    text = "padding [`same`](checks.html#same), [`fit`](../engine/loop.html#fit) of chapter 14, its [`fit`](l.html#fit), [`draw`](x.html#draw)"
+    assert mend_text.false_links(text, doubtful, here) == (
+        "padding `same`, [`fit`](../engine/loop.html#fit) of chapter 14, its `fit`, `draw`")
+    found = build_site.doubtful_names()
+    assert found["fit"] == ("engine/loop.html", "14") and {"same", "evaluate", "elbo"} <= set(found)
+
+
+def test_the_start_page_says_first_what_it_is_and_calls_the_chapters_as_the_sidebar_does():
+    found = mend_text.same_names("| [20 The command](engine/20_cli.ipynb) | x |", build_site.titles(ROOT))
+    assert found == "| [20 The main job as a command](engine/20_cli.ipynb) | x |"
+    assert mend_text.here("On the published site that plane is live.") == "That plane is live."
+
+
+@pytest.mark.parametrize("line, warns", [
+    ("WARNING: Unable to resolve crossref @fig-none", True), ("\x1b[33mWARN: x\x1b[39m", True),
+    ("[WARNING] Could not convert TeX math \\frac{1}{, rendering as TeX:", True), ("[12/37] tutorial/03_elbo.ipynb", False),
+])
+def test_warnings_of_quarto_are_faults(line, warns):
+    assert bool(check_look.notes_of(line)) == warns
+
+
+def test_what_quarto_prints_is_read(tmp_path, monkeypatch):
+    quarto = tmp_path / "quarto"
+    quarto.write_text("#!/bin/sh\necho '[1/1] page.ipynb'\necho '[WARNING] Could not convert TeX math x' >&2\n", encoding="utf-8")
+    quarto.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    assert build_site.render(tmp_path) == ["quarto: [WARNING] Could not convert TeX math x"]
+
+
+def test_search_shows_a_formula_once(tmp_path):
+    math = preview.pandoc("The $\\log p(x)$.", "--from=markdown")[0]
+    (tmp_path / "page.html").write_text(math, encoding="utf-8")
+    entries = [{"href": "page.html#part", "text": "The logp(x)\\log p(x)."}]
+    (tmp_path / "search.json").write_text(json.dumps(entries), encoding="utf-8")
+    build_site.clean_search(tmp_path)
+    assert json.loads((tmp_path / "search.json").read_text())[0]["text"] == "The logp(x)."
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +470,7 @@ def test_solutions_checks_and_answers_are_boxes_that_fold(small_course, name):
     there = nbformat.read(ROOT / "nbs" / f"{name}.ipynb", as_version=4).cells
     folded = re.findall(r'#\| code-summary: "((?:Solution|Check|Answer).*?)"', "\n".join(cell.source for cell in there))
     cells = nbformat.read(root / "_proc" / f"{name}.ipynb", as_version=4).cells
-    made = re.findall(r'collapse="true" icon="false" title="(.*?)"', "\n".join(cell.source for cell in cells))
+    made = re.findall(r'<details class="task">\n<summary>(.*?)</summary>', "\n".join(cell.source for cell in cells))
     assert made == folded and len(made) > 3
     # What else is folded is marked `#| folded`: code beside the way. Of a function under `#| export` a page has no code.
     marked = [cell.source for cell in there if "#| folded" in cell.source and "#| export\n" not in cell.source]
@@ -339,7 +559,8 @@ def test_without_a_name_no_page_has_an_address_of_the_repository(small_course):
         words = path.read_text(encoding="utf-8")
         assert "github.io" not in words and "blob/main" not in words, path.name
     config = yaml.safe_load((root / "nbs" / "nbdev.yml").read_text())
-    assert set(config["website"]) == {"title", "description"}
+    assert set(config["website"]) == {"title", "description", "page-footer"}
+    assert "source" not in config["website"]["page-footer"]["left"]
 
 
 @pytest.mark.long
@@ -349,6 +570,8 @@ def test_one_line_gives_every_page_its_addresses(small_course):
     assert config["site-url"] == "https://someone.github.io/vae_course"
     assert config["repo-url"] == "https://github.com/someone/vae_course"
     assert config["repo-subdir"] == "nbs"
+    assert "[source](https://github.com/someone/vae_course)" in config["page-footer"]["left"]
+    assert "Apache License 2.0" in config["page-footer"]["left"] and "0.1.0" in config["page-footer"]["left"]
     page = (root / "_proc" / "tutorial" / "02_reparameterization.ipynb").read_text(encoding="utf-8")
     assert "https://github.com/someone/vae_course/blob/main/vae_course/reparameterization.py#L" in page
     # Links inside the site stay inside, wherever it lies.

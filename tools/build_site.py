@@ -4,10 +4,15 @@
     python tools/build_site.py check [--out DIR]    into _site_check/, with pandoc alone
 
 Both process the notebooks as nbdev does, into _proc/. `check` then makes a plain page of each with
-pandoc, whose warnings count as errors. Both end with the checks of check_pages.py.
+pandoc, whose warnings count as errors, as Quarto's do in `site`. Both make the checks of check_look.py,
+on sheets, settings and processed cells, and end with those of check_pages.py, on finished pages. What only
+Quarto decides is out of their sight: its own styles around the text, its sidebar, its search box.
 """
 
 import argparse
+import ast
+import base64
+import html
 import inspect
 import json
 import os
@@ -17,13 +22,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import FunctionType
 
+import mend_text
 import nbformat
 import yaml
 import workbook
+from check_look import check_configuration, check_notebook, check_sheets, notes_of
 from check_pages import LIMIT, Page, check_pages, weigh_pages
 from course import find_notebooks, number_of, sidebar
 from links import read_settings
@@ -37,7 +45,9 @@ Get it from https://quarto.org/docs/get-started/ and run this again, or let the 
 # The names that TensorFlow's classes give themselves, and those that people use.
 TENSORFLOW = {"tensorflow.python.data.ops.dataset_ops.DatasetV2": "tf.data.Dataset",
               "tensorflow.python.distribute.distribute_lib.Strategy": "tf.distribute.Strategy",
-              "tensorflow.python.framework.tensor.Tensor": "tf.Tensor"}
+              "tensorflow.python.framework.tensor.Tensor": "tf.Tensor",
+              "DatasetV2": "tf.data.Dataset"}
+WIDE = 1000  # pixels; a wider figure has details that a phone's width would hide
 
 
 def write_nbdev_yml(root: Path, settings: dict):
@@ -46,11 +56,20 @@ def write_nbdev_yml(root: Path, settings: dict):
     refresh_quarto_yml()
     path = root / "nbs" / "nbdev.yml"
     text = path.read_text(encoding="utf-8")
+    footer = footer_text(settings)
     if settings["user"]:
         text += "  repo-subdir: nbs\n  repo-actions: [edit, issue]\n"
+        footer += f" · [source]({settings['git_url']})"
     else:
         text = re.sub(r"^  (site-url|repo-url|repo-branch):.*\n", "", text, flags=re.M)
+    text += f"  page-footer:\n    left: {json.dumps(footer, ensure_ascii=False)}\n"
     path.write_text(text, encoding="utf-8")
+
+
+def footer_text(settings: dict) -> str:
+    """What stands below every page."""
+    licence = {"apache2": "Apache License 2.0"}.get(settings["license"], settings["license"])
+    return f"{settings['lib_name']} {settings['version']} · © {settings['copyright']} · {licence}"
 
 
 def mend_links(text: str, settings: dict, folder: str = "") -> str:
@@ -95,14 +114,13 @@ def numbered(file: str, title: str) -> str:
 def folded(cell) -> str:
     """What a cell marked `#| folded TEXT` is, as the text of its fold; "" for other cells."""
     mark = re.search(r"^#\| folded (.+)$", cell.source, flags=re.M)
-    return mark[1].strip().translate({ord("“"): '"', ord("”"): '"'}) if mark else ""
+    return mend_text.curly(mark[1].strip()) if mark else ""
 
 
 def fold(cell, text: str):
     """Let the site show a cell's code only when asked; nbdev shows what is exported unfolded."""
     code = re.sub(r"^#\| code-(fold|summary).*\n", "", cell.source, flags=re.M)
-    text = text.replace("@", r"\@")  # Quarto reads markdown here, where @pixels would be a reference
-    cell.source = f"#| code-fold: true\n#| code-summary: {json.dumps(text, ensure_ascii=False)}\n{code}"
+    cell.source = f"#| code-fold: true\n#| code-summary: {quoted(text)}\n{code}"
 
 
 def mend(processed: Path, file: Path, settings: dict):
@@ -118,31 +136,149 @@ def mend(processed: Path, file: Path, settings: dict):
     rest = re.sub(r"\A# .*\n+(?:> .*\n+)?", "", first + "\n\n")
     front = {"title": numbered(file.name, front["title"]),
              "description": front.get("description", ""), "output-file": front["output-file"]}
+    if file.name == "index.ipynb":  # a reader asks what it is, and only then what the package is called
+        front |= {"title": front["description"].rstrip("."), "description": f"{front['title']}: a course, and the "
+                  "library that its chapters export."}
     notebook.cells[0].source = f"---\n{yaml.safe_dump(front, allow_unicode=True)}---\n"
-    cells = [notebook.cells[0], nbformat.v4.new_markdown_cell(rest)]
-    for cell in notebook.cells[1:]:
+    names, page = names_of(source), posixpath.join(folder, front["output-file"])
+    ours = {name: number for name, (home, number) in doubtful_names().items() if home != page}
+
+    def mended(text: str) -> str:
+        """What a text needs, wherever it stands."""
+        text = mend_text.false_links(mend_links(text, settings, folder), ours, names.local)
+        return mend_text.boxed_tables(mend_text.space_maths(mend_text.here(text)))
+
+    cells, figures = [notebook.cells[0]], 0
+    following = [*notebook.cells[2:], None]
+    rest = [nbformat.v4.new_markdown_cell(rest)]
+    for cell, after in zip([*rest, *notebook.cells[1:]], [None, *following], strict=True):
         if cell.cell_type == "markdown":
-            cell.source = mend_links(cell.source, settings, folder)
+            text = mend_text.same_names(cell.source, titles(processed.parent)) if file.name == "index.ipynb" else cell.source
+            cell.source = mended(text)
             download = f"`make workbook` (or [download it]({'../' * len(file.parent.parts)}workbook.zip))"
             cell.source = cell.source.replace("`make workbook`", download)
         if is_command(cell):
             continue
+        shown = None
+        if cell.cell_type == "code":
+            shown = re.search(r"^show_doc\((\w+)\)", cell.source, flags=re.M)
+            if re.search(r"^#\| fig-cap:", cell.source, flags=re.M):
+                figures += 1
+                caption_with_number(cell, figure_number(file, figures))
         for output in cell.get("outputs", []):
             if "text/markdown" in output.get("data", {}):
-                output.data["text/markdown"] = tidy(
-                    mend_links(output.data["text/markdown"], settings, folder))
+                text = "".join(output.data["text/markdown"])
+                picture = mend_text.film(text, figure_number(file, figures + 1))
+                figures += picture is not None
+                text = picture or mended(tidy(text, names.exported))
+                # The code that follows on the page shows the signature, unless it is folded away.
+                if shown and after is not None and after.cell_type == "code" and after.id not in folds and re.search(
+                        rf"^(?:def|class) {shown[1]}\b", after.source, flags=re.M):
+                    text = mend_text.without_signature(text)
+                output.data["text/markdown"] = text
         if cell.id in folds:  # nbdev drops directives that it does not know
             fold(cell, folds[cell.id])
-        # Solutions, checks and answers fold with their output; `code-fold` would leave the result in sight.
+        elif cell.cell_type == "code" and (summary := directives(cell).get("code-summary")):
+            line = f"#| code-summary: {quoted(summary)}"
+            cell.source = re.sub(r"^#\| code-summary:.*$", line.replace("\\", r"\\"), cell.source, flags=re.M)
+        # Solutions, checks and answers fold with their output; `code-fold` would leave the result in sight. Quarto's
+        # callouts fold as well, but are opened by no key.
         title = directives(cell).get("code-summary", "") if cell.cell_type == "code" else ""
         if re.match(r"(Solution|Check|Answer) \d", title):
             cell.source = re.sub(r"^#\| code-(fold|summary).*\n", "", cell.source, flags=re.M)
-            opening = f'::: {{.callout-tip collapse="true" icon="false" title="{title}"}}'
-            cells += [nbformat.v4.new_markdown_cell(opening), cell, nbformat.v4.new_markdown_cell(":::")]
+            cells += boxed(cell, f'<details class="task">\n<summary>{title}</summary>', "</details>")
+        elif is_wide(cell):  # on a phone it keeps a size at which it can be read, and scrolls
+            cells += boxed(cell, '::: {.wide tabindex="0"}', ":::")
         else:
             cells.append(cell)
     notebook.cells = cells
     nbformat.write(notebook, processed / file)
+
+
+@cache
+def titles(root: Path) -> dict:
+    """What the sidebar calls each notebook."""
+    found = {}
+    for path in find_notebooks(root / "nbs"):
+        first = nbformat.read(path, as_version=4).cells[0].source
+        heading = re.match(r"# (.+)", first)
+        if heading:
+            found[path.relative_to(root / "nbs").as_posix()] = numbered(path.name, heading[1].strip())
+    return found
+
+
+def boxed(cell, before: str, after: str) -> list:
+    """A cell between two pieces of markdown."""
+    return [nbformat.v4.new_markdown_cell(before), cell, nbformat.v4.new_markdown_cell(after)]
+
+
+def quoted(text: str) -> str:
+    """A fold's summary as Quarto can take it: markdown, where @pixels would be a reference, in an attribute."""
+    return json.dumps(mend_text.curly(re.sub(r"(?<!\\)@", r"\@", text)), ensure_ascii=False)
+
+
+def figure_number(file: Path, figure: int) -> str:
+    """What a figure is called: with the number of its chapter, where that has one."""
+    chapter = number_of(file).lstrip("0") or ("0" if number_of(file) else "")
+    return f"Figure {chapter}.{figure}" if chapter else f"Figure {figure}"
+
+
+def caption_with_number(cell, number: str):
+    """Number a figure in its caption. Quarto would count by itself only what has a label, and other figures apart."""
+    caption = mend_text.space_maths(directives(cell)["fig-cap"])
+    line = f"#| fig-cap: {json.dumps(f'{number}: {caption}', ensure_ascii=False)}"
+    cell.source = re.sub(r"^#\| fig-cap:.*$", lambda _: line, cell.source, flags=re.M)
+
+
+def is_wide(cell) -> bool:
+    """Whether a cell shows a PNG of more than 1000 pixels; its width stands in its first bytes."""
+    pictures = [output.get("data", {}).get("image/png") for output in cell.get("outputs", [])]
+    return any(int.from_bytes(base64.b64decode("".join(picture)[:32])[16:20], "big") > WIDE
+               for picture in pictures if picture)
+
+
+class Names:
+    """What the code of a notebook calls so: `local` for itself, `exported` for the library."""
+
+    def __init__(self, local: set, exported: dict):
+        self.local, self.exported = local, exported
+
+
+def names_of(notebook) -> Names:
+    """The names that a notebook gives at the top of its cells, and those of its module."""
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    module = re.search(r"^#\| default_exp ([\w.]+)", "\n".join(code), flags=re.M)
+    exported = vars(import_module(f"vae_course.{module[1]}")) if module else {}
+    local = set()
+    for text in code:
+        if re.search(r"^#\| exports?$", text, flags=re.M):
+            continue
+        text = re.sub(r"^[%!].*", "", text, flags=re.M)
+        try:
+            body = ast.parse(text).body
+        except SyntaxError:
+            continue
+        local |= {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+        local |= {name.id for node in body if isinstance(node, ast.Assign) for target in node.targets
+                  for name in ast.walk(target) if isinstance(name, ast.Name)}
+    return Names(local - set(exported), exported)
+
+
+@cache
+def doubtful_names() -> dict:
+    """Functions of the course whose names Keras's models have, too, or a padding or a module: page and chapter."""
+    import keras
+    from vae_course._modidx import d as index
+    found = {}
+    modules = {name.rpartition(".")[2] for name in index["syms"]}
+    for module, symbols in index["syms"].items():
+        for symbol, (page, file) in symbols.items():
+            name = symbol.removeprefix(module + ".")
+            if hasattr(keras.Model, name) or name in modules | {"same", "valid"}:
+                text = (ROOT / "vae_course" / file.removeprefix("vae_course/")).read_text(encoding="utf-8")
+                home = re.search(r"nbs/([\w/]+\.ipynb)", text)
+                found[name] = page.partition("#")[0], number_of(home[1]) if home else ""
+    return found
 
 
 def is_command(cell) -> bool:
@@ -150,8 +286,8 @@ def is_command(cell) -> bool:
     return any("### Command" in output.get("data", {}).get("text/markdown", "") for output in cell.get("outputs", []))
 
 
-def tidy(text: str) -> str:
-    """What nbdev's signatures need to look like Python."""
+def tidy(text: str, names: dict | None = None) -> str:
+    """What nbdev's signatures need to look like Python; `names` are those of the module."""
     text = re.sub(r"(\w+):VAR_POSITIONAL", r"*\1", re.sub(r"(\w+):VAR_KEYWORD", r"**\1", text))
     text = re.sub(r"```python\n+", "```python\n", re.sub(r"\n+```\n", "\n```\n", text))
     # No link works inside code, and a tensor's full name says where it is hidden, not what it is.
@@ -159,14 +295,17 @@ def tidy(text: str) -> str:
     for hidden, public in TENSORFLOW.items():
         text = text.replace(hidden, public)
     text = text.replace(":Annotated=", "=")  # what a field of `Recipe` means stands in the code above it
-    return re.sub(r"\(\s*\n\)", "()", text)
+    text = mend_text.true_classes(re.sub(r"\(\s*\n\)", "()", text), names or {})
+    text = re.sub(r"```python\n(?:def|class) .*?```", lambda code: mend_text.short_types(code[0]), text, flags=re.S)
+    return mend_text.plain_docstring(text)
 
 
 def api_page(root: Path, settings: dict) -> str:
-    """Every exported name with its documented signature, and where it is taught."""
+    """Every exported name with its documented signature, folded to a line each, and where it is taught."""
     from nbdev.showdoc import show_doc
     parts = ["---\ntitle: API\ndescription: Every function and class of the library, and where it is "
-             "taught.\n---\n\nThis page is generated from the code of the chapters."]
+             "taught.\n---\n\nThis page is generated from the code of the chapters. The names of a "
+             "module unfold to a line each, and each line to what it takes and gives."]
     for _, file, _ in sidebar(root):
         path = root / "nbs" / file
         text = path.read_text(encoding="utf-8") if path.exists() else ""
@@ -176,19 +315,25 @@ def api_page(root: Path, settings: dict) -> str:
         name, title = module_name[1], numbered(file, re.search(r'"# (.*?)(?:\\n)?"', text)[1])
         module = import_module(f"vae_course.{name}")
         parts.append(f"## vae_course.{name}\n\n{module.__doc__ or ''} Taught in [{title}]({file}).")
+        summary = " ".join(f"<code>{symbol}</code>" for symbol in module.__all__)
+        parts.append(f'<details class="module">\n<summary>{summary}</summary>')
         for symbol in module.__all__:
             value = getattr(module, symbol)
             plain = isinstance(value, type | FunctionType)
             value = inspect.unwrap(getattr(value, "python_function", value))  # of a tf.function, of a gradient
             if not isinstance(value, type | FunctionType) or value.__module__ != module.__name__:
-                parts.append(f"### {symbol} {{#{name}.{symbol}}}\n\n{describe(value, name)}")
+                parts.append(api_entry(symbol, "", describe(value, name), f"{name}.{symbol}"))
                 continue
-            parts.append(api_entry(show_doc(value), f"{name}.{symbol}", 3))
+            inside = [tidy(documented(show_doc(value)), vars(module))]
             for method, function in vars(value).items() if isinstance(value, type) else ():
                 if isinstance(function, FunctionType) and function.__doc__ and method[0] != "_":
-                    parts.append(api_entry(show_doc(function), f"{name}.{symbol}.{method}", 4))
-            parts.append(f"`{symbol}` is taught in [{title}]({file}{'#' + symbol.lower() if plain else ''}).")
-    return tidy(mend_links("\n\n".join(parts) + "\n", settings))
+                    inside.append(f"[**{symbol}.{method}**]{{#{name}.{symbol}.{method}}}\n\n"
+                                  + tidy(documented(show_doc(function))))
+            inside.append(f"`{symbol}` is taught in [{title}]({file}{'#' + symbol.lower() if plain else ''}).")
+            first = (inspect.getdoc(value) or "").split("\n\n")[0].replace("\n", " ")
+            parts.append(api_entry(symbol, first, "\n\n".join(inside), f"{name}.{symbol}"))
+        parts.append("</details>")
+    return mend_text.space_maths(mend_links("\n\n".join(parts) + "\n", settings))
 
 
 def describe(value, module: str) -> str:
@@ -201,11 +346,17 @@ def describe(value, module: str) -> str:
     return f"`{shown}`" if len(shown) <= 400 and " at 0x" not in shown else f"A value of type `{type(value).__name__}`."
 
 
-def api_entry(shown, anchor: str, level: int) -> str:
-    """One documented object, under a heading with an anchor of its own."""
+def documented(shown) -> str:
+    """What nbdev says of an object, below its heading."""
     text = shown._repr_markdown_().removeprefix("---\n\n")
-    title = ".".join(anchor.split(".")[2 - level:])  # of a function its name, of a method its class too
-    return re.sub(r"^#+ .*$", f"{'#' * level} {title} {{#{anchor}}}", text, count=1, flags=re.M)
+    return re.sub(r"^#+ .*\n+", "", text, count=1, flags=re.M)
+
+
+def api_entry(name: str, line: str, text: str, anchor: str) -> str:
+    """One name as a line that unfolds; a link to the anchor inside unfolds it, too."""
+    line = re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(line, quote=False))
+    return (f'<details class="entry">\n<summary><code>{name}</code> {line}</summary>\n\n'
+            f"[]{{#{anchor}}}\n\n{text}\n\n</details>")
 
 
 def process(root: Path, settings: dict) -> Path:
@@ -217,6 +368,36 @@ def process(root: Path, settings: dict) -> Path:
         mend(folder, path.relative_to(folder), settings)
     (folder / "api.qmd").write_text(api_page(root, settings), encoding="utf-8")
     return folder
+
+
+def render(processed: Path) -> list[str]:
+    """Let Quarto make its pages; its own warnings and those of pandoc, which it passes on, as faults."""
+    faults = []
+    with subprocess.Popen(["quarto", "render", "--no-cache"], cwd=processed, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace") as running:
+        for line in running.stdout:
+            print(line, end="")
+            faults += notes_of(line)
+    if running.returncode:
+        sys.exit(f"quarto render failed with {running.returncode}")
+    return faults
+
+
+def clean_search(out: Path):
+    """Take the TeX of formulas out of the search index, which has each formula's signs and its source."""
+    path = out / "search.json"
+    if not path.exists():
+        return
+    entries = json.loads(path.read_text(encoding="utf-8"))
+    for entry in entries:
+        page = out / entry["href"].partition("#")[0]
+        text = page.read_text(encoding="utf-8") if page.is_file() else ""
+        sources = {html.unescape(tex) for tex in re.findall(r"<annotation[^>]*>(.*?)</annotation>", text, flags=re.S)}
+        for tex in sorted(sources, key=len, reverse=True):
+            if "\\" in tex or re.search(r"[_^{}]", tex):  # of a mere letter, signs and source are one
+                pattern = r"\s+".join(map(re.escape, tex.split()))
+                entry["text"] = re.sub(pattern, "", entry["text"])
+    path.write_text(json.dumps(entries, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def build_explorer(out: Path):
@@ -283,18 +464,21 @@ def main():
     quiet_tensorflow()
     os.chdir(root)  # nbdev looks for settings.ini from here
     settings = read_settings(root)
-    faults = check_notebooks(root)
+    faults = check_notebooks(root) + check_sheets(root / "nbs") + check_configuration(root)
     # The explorer first: the chapters' cells, which nbdev runs, give Keras the model's classes anew.
     build_explorer(explorer := Path(tempfile.mkdtemp()))
     processed = process(root, settings)
+    for path in find_notebooks(processed):
+        faults += [f"{path.relative_to(processed)}: {fault}" for fault in check_notebook(path, set(doubtful_names()))]
     if arguments.what == "site":
-        subprocess.run(["quarto", "render", "--no-cache"], cwd=processed, check=True)
+        faults += render(processed)
         out = root / "_docs"
         shutil.rmtree(out, ignore_errors=True)
         shutil.move(processed / "_docs", out)
+        clean_search(out)
     else:
         entries = [entry for entry in sidebar(root) if (processed / entry[1]).exists()]
-        faults += make_preview(processed, out, entries, settings["title"]) + check_texts(root)
+        faults += make_preview(processed, out, entries, settings["title"], footer_text(settings)) + check_texts(root)
     shutil.move(explorer / "explorer", out)
     explorer.rmdir()
     build_workbook(out)

@@ -8,6 +8,9 @@ from urllib.parse import unquote, urlsplit
 
 LIMIT = 1_000_000  # bytes that opening a page may load
 PACKED = {".html", ".css", ".js", ".json", ".svg"}  # servers send text packed
+# MathML of "log" with a letter, number or fraction right behind it; a bracket may stand there.
+TIGHT = re.compile(r'(?<!<msub>)(?<!<msup>)(?<!<munder>)<mrow><mi mathvariant="normal">(\w+)</mi><mo>(?:&#8289;|\u2061)</mo></mrow>'
+                   r'(?=<m(?:i|n|frac|sup|sub|subsup|text|over(?!><mo)|under(?!><mo))\b)')
 LOADED = {("img", "src"), ("script", "src"), ("iframe", "src"), ("source", "src"), ("video", "src"),
           ("link", "href")}
 
@@ -19,6 +22,10 @@ class Page(HTMLParser):
         super().__init__()
         self.anchors, self.links, self.faults, self.headings, self.code = set(), [], [], 0, 0
         self.feed(text)
+        self.faults += [f"no space between an operator and what follows: {word}" for word in TIGHT.findall(text)]
+        # A page of the site has an icon; what the repository's own texts become here is no page.
+        if "<html" in text and 'rel="icon"' not in text and 'rel="shortcut icon"' not in text and "quarto" in text:
+            self.faults.append("page without an icon")
 
     def handle_starttag(self, tag, attributes):
         found = dict(attributes)
@@ -38,6 +45,12 @@ class Page(HTMLParser):
         if tag == "meta" and found.get("property") == "og:image" and found.get("content"):
             self.links.append((tag, "content", re.sub(r"^https?://[^/]+/[^/]+/", "", found["content"])))
         self.code += tag == "pre"
+        # A box that folds by a script's attributes on a div is opened by no key.
+        if tag == "div" and "collapse" in (found.get("data-collapse", "") and "collapse", found.get("data-bs-toggle")):
+            self.faults.append(f"a box that folds and that no key opens: {found.get('title') or found.get('aria-label') or ''}")
+        # pandoc's sign of a formula that it could not turn into MathML.
+        if tag == "span" and {"math"} <= set((found.get("class") or "").split()):
+            self.faults.append("formula left as TeX")
         if "citation" in (found.get("class") or "").split():
             self.faults.append(f"reference to an equation that is not there: @{found.get('data-cites')}")
 

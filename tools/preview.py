@@ -25,8 +25,9 @@ PAGE = """<!DOCTYPE html>
 <meta property="og:title" content="{title}">
 <meta property="og:description" content="{description}">
 <meta property="og:site_name" content="{site}">
-<link rel="icon" href="data:,">
+<link rel="icon" href="{top}images/favicon.svg">
 <link rel="stylesheet" href="{top}preview.css">
+<link rel="stylesheet" href="{top}site.css">
 </head>
 <body>
 <div class="layout">
@@ -35,9 +36,10 @@ PAGE = """<!DOCTYPE html>
 <h1>{title}</h1>
 <p class="subtitle">{description}</p>
 {body}
-<footer>{previous}{next}</footer>
+<nav class="turn" aria-label="Previous and next">{previous}{next}</nav>
 </main>
 </div>
+<footer>{footer}</footer>
 </body>
 </html>
 """
@@ -67,7 +69,7 @@ def code_markdown(cell, figures: Path, folder: str) -> str:
         if "code-fold" in options:
             state = " open" if options["code-fold"] == "show" else ""
             summary = html.escape(options.get("code-summary", "Code"))
-            parts = [f"<details{state}><summary>{summary}</summary>", *parts, "</details>"]
+            parts = [f'<details class="code-fold"{state}><summary>{summary}</summary>', *parts, "</details>"]
     for number, output in enumerate(cell.outputs):
         data = output.get("data", {})
         kind = next((kind for kind in data if kind.startswith("image/")), None)
@@ -124,16 +126,27 @@ def chapter_list(entries: list, titles: dict, names: dict, current: str) -> str:
     return "".join(parts) + "</ul>"
 
 
-def make_preview(processed: Path, out: Path, entries: list, site: str) -> list[str]:
+def plain_rules(processed: Path) -> str:
+    """The site's own rules, which are plain CSS, with their colours for light and for dark."""
+    def rules(name: str) -> str:
+        path = processed / name
+        return path.read_text(encoding="utf-8").split("/*-- scss:rules --*/")[-1] if path.exists() else ""
+
+    both = re.sub(r"^//.*$", "", rules("site.scss"), flags=re.M)
+    return f"{rules('light.scss')}@media screen and (prefers-color-scheme: dark) {{{rules('dark.scss')}}}{both}"
+
+
+def make_preview(processed: Path, out: Path, entries: list, site: str, footer: str = "") -> list[str]:
     """Write a page of each sidebar entry into `out`; the faults that turned up."""
     shutil.rmtree(out, ignore_errors=True)
     (out / "figures").mkdir(parents=True)
     shutil.copy(TOOLS / "preview.css", out)
     shutil.copytree(processed / "images", out / "images")
+    (out / "site.css").write_text(plain_rules(processed), encoding="utf-8")
     files, faults, bodies, fronts = [file for _, file, _ in entries], [], {}, {}
     for file in files:
         fronts[file], text = read_page(processed / file, out / "figures", link("figures", file))
-        bodies[file], warnings = pandoc(text, "--from=markdown", f"--lua-filter={TOOLS / 'preview.lua'}")
+        bodies[file], warnings = pandoc(text, "--from=markdown")
         faults += [f"{file}: {line}" for line in warnings.strip().split("\n") if line]
     names = {file: posixpath.join(posixpath.dirname(file), fronts[file].get("output-file", Path(file).stem + ".html"))
              for file in files}
@@ -147,13 +160,13 @@ def make_preview(processed: Path, out: Path, entries: list, site: str) -> list[s
             around.append(f'<a href="{link(names[there], names[file])}">{word}{html.escape(titles[there])}</a>'
                           if there else "<span></span>")
         body = re.sub(r'href="([\w./-]+\.(?:ipynb|qmd))(#[^"]*)?"', partial(point, file, names), bodies[file])
-        # What may scroll sideways must be reachable by keyboard.
+        # What may scroll sideways must be reachable by keyboard; Chromium and Firefox see to that by themselves now.
         body = re.sub(r"<pre(?=[\s>])", '<pre tabindex="0"', body)
         body = body.replace('<math display="block"', '<math display="block" tabindex="0"')
-        body = body.replace("<table", '<div class="scroll" tabindex="0"><table').replace("</table>", "</table></div>")
+        body = body.replace("<table", '<table class="table"')
         (out / names[file]).parent.mkdir(exist_ok=True)
         (out / names[file]).write_text(PAGE.format(
-            title=html.escape(titles[file]), site=html.escape(site), body=body, previous=around[0], next=around[1],
+            title=html.escape(titles[file]), site=html.escape(site), body=body, footer=html.escape(footer), previous=around[0], next=around[1],
             top=link("preview.css", names[file]).removesuffix("preview.css"),
             description=html.escape(fronts[file].get("description") or ""),
             chapters=chapter_list(entries, titles, names, file)), encoding="utf-8")
