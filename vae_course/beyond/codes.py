@@ -176,7 +176,7 @@ def letter_counts(
 def perplexity(
     counts: np.ndarray,  # (size,) numbers, not negative and not all 0
 ) -> float:  # from 1 to size
-    "exp of the entropy of the shares: how many letters are in use, as it were."
+    "exp of the entropy of the shares: so many letters, equally used, have the same entropy."
     if np.ndim(counts) != 1 or not np.all(counts >= 0) or not np.sum(counts) > 0:
         raise ValueError(f"counts must be a row of numbers from 0 on, not all 0, got {counts}.")
     shares = counts / np.sum(counts)
