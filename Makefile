@@ -6,7 +6,7 @@ JOBS ?= 2
 # For pytest, such as --long; that one is for the notebooks, too.
 OPTIONS ?=
 
-.PHONY: help train lab workbook judge test test-all test-pythons notebooks notebooks-all exercises pretrained bench bench-quick lint site site-check links clean
+.PHONY: help train lab workbook judge test test-all test-pythons notebooks notebooks-all exercises pretrained bench bench-quick lint site site-check book links clean
 
 help:
 	@echo "make train          set up, then train on MNIST and write pictures (about two minutes on two cores)"
@@ -25,6 +25,7 @@ help:
 	@echo "make bench-quick    the benchmarks on little data, without PyTorch and JAX"
 	@echo "make site           build the site with Quarto into _docs/ (says where to get Quarto if there is none)"
 	@echo "make site-check     without Quarto: preview every page in _site_check/; check links, maths, images, weight"
+	@echo "make book           the course as EPUB and PDF, and slides for two lectures, in _book/ (Chromium prints the PDF)"
 	@echo "make links          Colab badges and other links to the repository that settings.ini names"
 	@echo "make clean          remove .venv"
 
@@ -110,6 +111,9 @@ site: .venv/dev
 
 site-check: .venv/dev
 	$(BIN)/python tools/build_site.py check
+
+book: .venv/dev
+	$(BIN)/python tools/book.py
 
 links: .venv/dev
 	$(BIN)/python tools/links.py
