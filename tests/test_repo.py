@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 NBS, PACKAGE = ROOT / "nbs", ROOT / "vae_course"
 NOTEBOOKS = course.notebooks(ROOT)  # in reading order
 # Pages that are no chapters: nothing to recapitulate, no exercises.
-PAGES = {"index", "glossary", "teaching"}
+PAGES = {"index", "glossary", "teaching", "map", "references"}
 CHAPTERS = [path for path in NOTEBOOKS if path.stem not in PAGES]
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if path.stem[0] != "_")
 TEXTS = [*NOTEBOOKS, *ROOT.glob("*.md")]

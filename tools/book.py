@@ -58,7 +58,7 @@ def chapter_blocks(file: str, processed: Path, figures: Path, files: list[str]) 
         metadata.flush()
         tree = json.loads(pandoc("--from=markdown", "--to=json", "--shift-heading-level-by=1",
                                  f"--metadata-file={metadata.name}", f"--resource-path={processed / Path(file).parent}",
-                                 f"--lua-filter={TOOLS / 'preview.lua'}", f"--lua-filter={TOOLS / 'book.lua'}",
+                                 f"--lua-filter={TOOLS / 'book.lua'}",
                                  text=with_figures(text).replace("<details open>", '<details open="open">')))
     lead = json.loads(pandoc("--from=markdown", "--to=json", text=front.get("description") or ""))["blocks"]
     title = json.loads(pandoc("--from=markdown", "--to=json", text=f"## {front['title']} {{#ch-{name}}}"))["blocks"]

@@ -19,7 +19,7 @@ from course import ROOT, notebooks, number_of
 BIB = ROOT / "nbs" / "references.bib"
 PAGE = ROOT / "nbs" / "appendix" / "references.ipynb"
 SCHOLARLY = re.compile(r"https?://(?:arxiv\.org|(?:dx\.)?doi\.org|dl\.acm\.org|openreview\.net|proceedings\.mlr\.press"
-                       r"|papers\.nips\.cc|www\.jmlr\.org|jmlr\.org|aclanthology\.org)/")
+                       r"|papers\.nips\.cc|www\.jmlr\.org|jmlr\.org|approximateinference\.org)/")
 LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\((https?://[^)\s]+)\)")
 
 

@@ -176,7 +176,7 @@ def make_probabilistic_encoder(
     if kl_term not in ("regularizer", "layer"):
         raise ValueError(f"kl_term must be 'regularizer' or 'layer', got {kl_term!r}.")
     prior = tfp.distributions.MultivariateNormalDiag(tf.zeros(latent_dim))
-    penalty = tfp.layers.KLDivergenceRegularizer(prior) if kl_term == "regularizer" else None
+    price = tfp.layers.KLDivergenceRegularizer(prior) if kl_term == "regularizer" else None
     convolution = partial(tf_keras.layers.Conv2D, padding="same", activation=tf.nn.leaky_relu,
                           data_format="channels_last", dtype="float32")
     return tf_keras.Sequential([
@@ -188,7 +188,7 @@ def make_probabilistic_encoder(
         tf_keras.layers.Flatten("channels_last", dtype="float32"),
         tf_keras.layers.Dense(tfp.layers.MultivariateNormalTriL.params_size(latent_dim),
                               dtype="float32"),
-        tfp.layers.MultivariateNormalTriL(latent_dim, activity_regularizer=penalty, dtype="float32"),
+        tfp.layers.MultivariateNormalTriL(latent_dim, activity_regularizer=price, dtype="float32"),
         *([tfp.layers.KLDivergenceAddLoss(prior, dtype="float32")] if kl_term == "layer" else []),
     ])
 
