@@ -21,6 +21,7 @@ from vae_course.animation import GREYS, FrameRecorder, write_gif
 from vae_course.beyond.code_prior import make_prior
 from vae_course.beyond.codes import Codebook, CodeModel
 from vae_course.beyond.few_labels import LabelVAE
+from vae_course.beyond.prior import VampVAE
 from vae_course.beyond import audit, diffusion, hierarchy, linear, tables
 from vae_course.elbo import elbo_terms
 from vae_course.engine import checkpoints, families, run_folder, runs
@@ -312,6 +313,7 @@ class World:
     def instance(self, owner):
         return {
             "ElboTerms": lambda: elbo_terms(self.model, self.x, self.eps), "CVAE": lambda: self.model,
+            "VampVAE": lambda: VampVAE(2, 4, 1, 4, 3, seed=0),
             "FrameRecorder": lambda: FrameRecorder(self.x), "Keeper": self.keeper,
             "Registry": lambda: families.Registry("thing"), "Bernoulli": families.Bernoulli, "VAE": lambda: self.fast,
             "Family": lambda: families.MODELS["convolutional"], "Images": self.images,

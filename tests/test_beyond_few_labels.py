@@ -79,11 +79,11 @@ def test_one_label_is_a_plain_vae(x):
 def test_training_raises_the_objective_and_can_be_repeated(x):
     y, found = np.arange(6), []
     for _ in range(2):
-        model = LabelVAE(latent_dim=2, width=8, seed=0)
+        model = LabelVAE(latent_dim=2, width=32, seed=0)
         found.append([train_few(model, x, x, y, steps, seed=1) for steps in (1, 20)])
     assert found[0] == pytest.approx(found[1], rel=1e-4)
     assert found[0][1] < found[0][0] - 50
-    assert right_share(model.classifier(x), y) > 0.3
+    assert right_share(model.classifier(x), y) > 0.5
 
 
 def test_labelled_rows_are_as_many_of_each_class():

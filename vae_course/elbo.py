@@ -88,7 +88,7 @@ class ElboTerms(NamedTuple):
     @within(beta="(-inf, inf)")
     def elbo(self, estimator="monte_carlo", beta=1.0):
         "The ELBO of each image, (batch,); `estimator` is of the KL term, `beta` its weight."
-        if estimator not in ESTIMATORS:
+        if not isinstance(estimator, str) or estimator not in ESTIMATORS:
             raise ValueError(f"estimator must be one of {ESTIMATORS}, got {estimator!r}.")
         kl = self.kl if estimator == "closed_form" else self.log_qz_x - self.log_pz
         return self.log_px_z - beta * kl

@@ -48,9 +48,7 @@ def log_aggregate(
                            for i in range(0, len(z), rows)])
 
 # %% ../../nbs/beyond/45_prior.ipynb #p45c0012
-def prior_of(
-    model: CVAE,
-) -> Callable:  # z (n, latent_dim) -> log p(z) (n,), nats
+def prior_of(model: CVAE) -> Callable:  # z (n, latent_dim) -> log p(z) (n,), nats
     "The model's own prior, or the standard normal."
     return getattr(model, "log_prior", lambda z: log_normal_pdf(z, 0.0, 0.0))
 
@@ -70,7 +68,7 @@ def surgery(
 
 # %% ../../nbs/beyond/45_prior.ipynb #p45c0018
 @pixels("x")
-@within(step="(0, 1]", limit="(0, inf)")
+@within(step="(0, 1]", limit="(0, 100]")
 def log_px_on_grid(
     model: CVAE,  # with latent_dim 1 or 2
     x: np.ndarray,  # (n, 28, 28, 1) float32, images that the model accepts
@@ -78,17 +76,18 @@ def log_px_on_grid(
     step: float = 1 / 16, limit: float = 8.0,  # of the grid, from -limit to limit
 ) -> tuple:  # log p(x), (n,) float64, nats; and the sum of p(z), which must be 1
     "log p(x) by the same sum for any prior; raises as `check_quadrature`."
+    if isinstance(log_prior, type):
+        raise TypeError(f"log_prior must be a function of codes, got the class {log_prior}.")
     flat, decode, prior = check_grid(model, x), flat_decoder(model), log_prior or prior_of(model)
     axis = np.arange(-limit, limit + step / 2, step, dtype=np.float32)
     z = np.stack(np.meshgrid(*[axis] * model.latent_dim), axis=-1).reshape(-1, model.latent_dim)
     total, mass = np.full(len(flat), -np.inf), 0.0
     for codes in np.array_split(z, 1 + len(z) // 2048):
         log_pz = tf.cast(prior(codes), tf.float32)
-        joint = log_joint(flat, decode(codes), log_pz)
-        total = np.logaddexp(total, tf.reduce_logsumexp(joint, axis=1).numpy())
+        log_p = log_joint(flat, decode(codes), log_pz)
+        total = np.logaddexp(total, tf.reduce_logsumexp(log_p, axis=1))
         mass += float(np.sum(np.exp(log_pz, dtype=float)))
-    cell = step**model.latent_dim
-    return total + np.log(cell), mass * cell
+    return total + model.latent_dim * np.log(step), mass * step**model.latent_dim
 
 # %% ../../nbs/beyond/45_prior.ipynb #p45c0019
 def check_grid(model: CVAE, x: tf.Tensor) -> tf.Tensor:  # (n, pixels) float32
@@ -141,7 +140,7 @@ class MixtureVAE(PriorVAE):
     @integers(parts=1, seed=0)
     def __init__(self, latent_dim=2, width=64, depth=1, inner=64, parts=50, seed=None, **more):
         super().__init__(latent_dim, width, depth, inner, seed, **more)
-        spread = keras.initializers.RandomNormal(1.0, seed=seed)
+        spread = lambda shape, dtype=None: draw_eps(int(seed or 0), 1, shape)
         self.score = self.add_weight(shape=(parts,), initializer="zeros", name="score")
         self.place = self.add_weight(shape=(parts, latent_dim), initializer=spread, name="place")
         self.logvar = self.add_weight(shape=(parts, latent_dim), initializer="zeros", name="logvar")
@@ -161,13 +160,15 @@ class VampVAE(PriorVAE):
     @integers(parts=1, seed=0)
     def __init__(self, latent_dim=2, width=64, depth=1, inner=64, parts=50, seed=None, **more):
         super().__init__(latent_dim, width, depth, inner, seed, **more)
-        noise = keras.initializers.RandomNormal(1.0, seed=seed)
+        noise = lambda shape, dtype=None: draw_eps(int(seed or 0), 1, shape)
         self.pseudo = self.add_weight(shape=(parts, 28, 28, 1), initializer=noise, name="pseudo")
         self.config["parts"] = parts
 
     @pixels("x")
     def start(self, x):
         "Let the pseudo-inputs begin at images, one for each."
+        if x.shape != self.pseudo.shape:
+            raise ValueError(f"x must have shape {self.pseudo.shape}, got {tuple(x.shape)}.")
         self.pseudo.assign(6.0 * tf.convert_to_tensor(x) - 3.0)
         return self
 
@@ -232,7 +233,7 @@ def ais(
     images, z = tf.repeat(x, chains, axis=0), draw_prior(model, n * chains, seed)
     move, betas = tf.function(hmc_move), np.linspace(0, 1, moves + 1, dtype=np.float32)**4
     log_px_z, log_w, size = model.log_likelihood(images, z).numpy(), 0.0, np.full(n, 0.5)
-    accepted, used = [], []
+    moved = []
     for t in range(1, moves + 1):
         log_w = log_w + (betas[t] - betas[t - 1]) * np.asarray(log_px_z, float)
         size = size if adapt else sizes[t - 1]
@@ -240,10 +241,9 @@ def ais(
         z, log_px_z, accept = move(model, images, z, tf.constant(betas[t]), step,
                                    tf.constant([seed, 2 * t]))
         by_image = accept.numpy().reshape(n, chains).mean(axis=1)
-        accepted.append(by_image.mean())
-        used.append(size)
+        moved.append((by_image.mean(), size))
         size = size * np.exp(0.3 * (by_image - 0.65)) if adapt else size
-    return log_w.reshape(n, chains), np.array(accepted), np.array(used)
+    return log_w.reshape(n, chains), *map(np.array, zip(*moved, strict=True))
 
 # %% ../../nbs/beyond/45_prior.ipynb #p45c0058
 check_annotations(globals())
