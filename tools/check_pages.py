@@ -10,7 +10,7 @@ LIMIT = 1_000_000  # bytes that opening a page may load
 PACKED = {".html", ".css", ".js", ".json", ".svg"}  # servers send text packed
 # MathML of "log" with a letter, number or fraction right behind it; a bracket may stand there.
 TIGHT = re.compile(r'(?<!<msub>)(?<!<msup>)(?<!<munder>)<mrow><mi mathvariant="normal">(\w+)</mi><mo>(?:&#8289;|\u2061)</mo></mrow>'
-                   r'(?=<m(?:i|n|frac|sup|sub|subsup|text|over(?!><mo)|under(?!><mo))\b)')
+                   r'(?=<m(?:i|n|frac|sup|text|(?:sub|subsup|over|under)\b(?!><mo))\b)')
 LOADED = {("img", "src"), ("script", "src"), ("iframe", "src"), ("source", "src"), ("video", "src"),
           ("link", "href")}
 
