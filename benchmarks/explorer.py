@@ -12,8 +12,6 @@ import contextlib
 import gzip
 import importlib.util
 import json
-import os
-import shutil
 import sys
 import tempfile
 import threading
@@ -27,7 +25,10 @@ from vae_course.engine.runs import load_pretrained
 from vae_course.live.explorer import build_explorer
 from vae_course.live.serving import serve
 
-NAMES = ["chromium", "chromium-browser", "google-chrome"]
+sys.path.append(str(Path(__file__).parent.parent / "tools"))
+
+from chromium import find_chromium
+
 DECODES = """([n, size]) => explorer.then(({ decode }) => {
   const codes = Array.from({ length: 2 * size }, (_, i) => Math.sin(i));
   for (let i = 0; i < 20; i += 1) decode(codes);
@@ -47,11 +48,6 @@ FRAMES = """(seconds) => explorer.then(({ moveTo, frames }) => new Promise((reso
   requestAnimationFrame(move);
 }))"""
 SAMPLE = "(codes) => explorer.then(({ decode }) => Array.from(decode(codes)))"
-
-
-def find_chromium() -> str | None:
-    "The browser to use, if there is one."
-    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
 @contextlib.contextmanager

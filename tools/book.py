@@ -12,7 +12,6 @@ import html
 import json
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -20,13 +19,12 @@ from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
-import pypandoc
 from build_site import process
+from chromium import find_chromium
 from course import ROOT, sidebar
 from links import read_settings
-from preview import TOOLS, read_page
+from preview import TOOLS, read_page, run_pandoc
 
-CHROMIUM = ["chromium", "chromium-browser", "google-chrome"]
 LECTURES = {"lecture_1": ["00_one_page", "01_data", "02_reparameterization", "03_elbo"],
             "lecture_2": ["04_model", "05_training", "06_generation", "07_animation", "08_manifold"]}
 FIGURE = re.compile(r'<figure><img src="([^"]*)" alt="([^"]*)" loading="lazy"><figcaption>\n\n(.*?)\n\n'
@@ -36,11 +34,7 @@ CONTENTS = re.compile(r'<a href="#([^"]+)"([^>]*)>(.*?)</a>', re.S)
 
 def pandoc(*arguments: str, text: str = "") -> str:
     """What pandoc answers; its warnings are errors."""
-    done = subprocess.run([pypandoc.get_pandoc_path(), "--fail-if-warnings", *arguments], input=text,
-                          capture_output=True, text=True, encoding="utf-8")
-    if done.returncode:
-        raise RuntimeError(f"pandoc {' '.join(arguments)}: {done.stderr.strip()}")
-    return done.stdout
+    return run_pandoc("--fail-if-warnings", *arguments, text=text)[0]
 
 
 def with_figures(text: str) -> str:
@@ -189,13 +183,17 @@ def slides_of(file: str, processed: Path, figures: Path) -> str:
     return re.sub(r"(?<!!)\[([^\]]*)\]\([^)]*\)", r"\1", "\n\n".join(parts))
 
 
+def write_pptx(slides: str, path: Path):
+    """Slides in markdown as a file."""
+    run_pandoc("--from=markdown", "--to=pptx", "--slide-level=2", f"--output={path}", text=slides)
+
+
 def write_slides(processed: Path, figures: Path, entries: list, out: Path):
     """A file for each lecture, to be edited by whoever holds it."""
     files = {Path(file).stem: file for _, file, _ in entries}
     for name, chapters in LECTURES.items():
         text = "\n\n".join(slides_of(files[chapter], processed, figures) for chapter in chapters)
-        subprocess.run([pypandoc.get_pandoc_path(), "--from=markdown", "--to=pptx", "--slide-level=2",
-                        f"--output={out / name}.pptx"], input=text, text=True, encoding="utf-8", check=True)
+        write_pptx(text, out / f"{name}.pptx")
 
 
 def main():
@@ -211,7 +209,7 @@ def main():
     entries = [entry for entry in sidebar(ROOT) if not arguments.only or Path(entry[1]).stem in arguments.only]
     shutil.rmtree(arguments.out, ignore_errors=True)
     arguments.out.mkdir(parents=True)
-    chromium = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    chromium = find_chromium()
     with tempfile.TemporaryDirectory() as figures:
         book = whole_book(processed, Path(figures), entries)
         write_epub(book, arguments.out / "vae_course.epub", settings, ROOT)

@@ -46,10 +46,10 @@ class Page(HTMLParser):
             self.links.append((tag, "content", re.sub(r"^https?://[^/]+/[^/]+/", "", found["content"])))
         self.code += tag == "pre"
         # A box that folds by a script's attributes on a div is opened by no key.
-        if tag == "div" and "collapse" in (found.get("data-collapse", "") and "collapse", found.get("data-bs-toggle")):
+        if tag == "div" and (found.get("data-collapse") or found.get("data-bs-toggle") == "collapse"):
             self.faults.append(f"a box that folds and that no key opens: {found.get('title') or found.get('aria-label') or ''}")
         # pandoc's sign of a formula that it could not turn into MathML.
-        if tag == "span" and {"math"} <= set((found.get("class") or "").split()):
+        if tag == "span" and "math" in (found.get("class") or "").split():
             self.faults.append("formula left as TeX")
         if "citation" in (found.get("class") or "").split():
             self.faults.append(f"reference to an equation that is not there: @{found.get('data-cites')}")

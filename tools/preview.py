@@ -51,13 +51,18 @@ def directives(cell) -> dict:
     return {name: str(yaml.safe_load(value)) if value else "" for name, value in found}
 
 
-def pandoc(text: str, *options: str) -> tuple[str, str]:
-    """HTML of a markdown text, and what pandoc warned of."""
-    done = subprocess.run([pypandoc.get_pandoc_path(), "--to=html5", "--mathml", *options],
-                          input=text, capture_output=True, text=True, encoding="utf-8")
+def run_pandoc(*options: str, text: str = "") -> tuple[str, str]:
+    """What pandoc answers, and what it warned of; RuntimeError with its words if it fails."""
+    done = subprocess.run([pypandoc.get_pandoc_path(), *options], input=text, capture_output=True, text=True,
+                          encoding="utf-8")
     if done.returncode:
         raise RuntimeError(done.stderr)
     return done.stdout, done.stderr
+
+
+def pandoc(text: str, *options: str) -> tuple[str, str]:
+    """HTML of a markdown text, and what pandoc warned of."""
+    return run_pandoc("--to=html5", "--mathml", *options, text=text)
 
 
 def code_markdown(cell, figures: Path, folder: str) -> str:

@@ -8,13 +8,12 @@ tests/test_references.py holds the words of the link to the entry, and every ent
 
 import json
 import re
-import subprocess
 from functools import cache
 from pathlib import Path
 
 import nbformat
-import pypandoc
 from course import ROOT, notebooks, number_of
+from preview import run_pandoc
 
 BIB = ROOT / "nbs" / "references.bib"
 PAGE = ROOT / "nbs" / "appendix" / "references.ipynb"
@@ -26,9 +25,8 @@ LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\((https?://[^)\s]+)\)")
 @cache
 def entries() -> dict:
     """The entries of references.bib by address, as pandoc reads them."""
-    done = subprocess.run([pypandoc.get_pandoc_path(), "--from=bibtex", "--to=csljson", str(BIB)],
-                          capture_output=True, text=True, encoding="utf-8", check=True)
-    return {entry["URL"]: entry for entry in json.loads(done.stdout)}
+    found, _ = run_pandoc("--from=bibtex", "--to=csljson", str(BIB))
+    return {entry["URL"]: entry for entry in json.loads(found)}
 
 
 def citations() -> list[tuple[Path, str, str]]:
@@ -61,8 +59,9 @@ def short(entry: dict) -> str:
 def table() -> str:
     """A line for each entry: who, what, and the chapters that cite it."""
     lines = ["| work | title | cited in |", "|------------------|------------------------------|----------|"]
+    found = citations()
     for url, entry in sorted(entries().items(), key=lambda item: short(item[1]).lower()):
-        where = dict.fromkeys(path for path, _, address in citations() if address == url)
+        where = dict.fromkeys(path for path, _, address in found if address == url)
         cited = ", ".join(f"[{number_of(path) or path.stem}](../{path.relative_to(ROOT / 'nbs').as_posix()})" for path in where)
         lines.append(f"| [{short(entry)}]({url}) | {entry['title']} | {cited} |")
     return "\n".join(lines)

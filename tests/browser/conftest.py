@@ -3,19 +3,22 @@
 Skipped where Playwright or a Chromium is missing; $CHROMIUM names one that is not on the path.
 """
 
-import os
 import re
-import shutil
+import sys
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
 from vae_course.live.serving import serve
 
-NAMES = ["chromium", "chromium-browser", "google-chrome"]
-CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+sys.path.insert(0, str(Path(__file__).parent.parent.parent / "tools"))
+
+from chromium import find_chromium
+
+CHROMIUM = find_chromium()
 
 
 @pytest.fixture(scope="module")
