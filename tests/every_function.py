@@ -64,7 +64,7 @@ OUT_OF_SCOPE = {
                     "the inside of `stl`, `dreg` and the models, which are tried"),
     **dict.fromkeys((f"beyond.prior.{name}" for name in ("log_density", "hmc_move", "own_log_weights", "check_grid")),
                     "the inside of `ais`, `sample_log_weights` and `log_px_on_grid`, which are tried"),
-    **dict.fromkeys((f"beyond.prior.{name}" for name in ("PriorVAE", "MixtureVAE.components", "VampVAE.components")), "`elbo_terms` and `log_weights` call it, which check"),
+    **dict.fromkeys((f"beyond.prior.{name}" for name in ("PriorVAE", "MixtureVAE.components", "VampVAE.components", "MixtureVAE.add_parts", "VampVAE.add_parts")), "`elbo_terms` and `log_weights` call it, which check"),
     **dict.fromkeys((f"beyond.gap.{name}." for name in ("FullVAE", "FlowVAE")), "`elbo_terms` and `sample_log_weights` call it, which check"),
     "beyond.hierarchy.LayerTerms": RECORD, "beyond.hierarchy.Layers": RECORD,
     **dict.fromkeys((f"beyond.hierarchy.{name}" for name in ("LayeredVAE", "TwoLayers.", "BottomUp.", "Blind.")),

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_probability as tfp
 
+from models import shaken
 from vae_course.beyond.gap import Coupling, DenseVAE, FlowVAE, FullVAE, draw, dreg, log_q, q_of, refine_q, semi_amortised, stl
 from vae_course.elbo import elbo_terms, log_normal_pdf
 from vae_course.engine.checkpoints import start_run
@@ -24,14 +25,6 @@ from vae_course.truth.posterior import smooth_elbo
 KINDS = {"diagonal": DenseVAE, "full_covariance": FullVAE, "flow": FlowVAE}
 FEW = replace(FAST, max_steps=4, warmup=1, batch_size=32, estimator="monte_carlo", model="flow",
               sizes={"width": 8, "inner": 8})
-
-
-def shaken(kind, scale=0.1, **sizes):
-    """A small model whose weights are far from their start, so that its q is bent."""
-    model, rng = kind(width=8, inner=8, seed=0, **sizes), np.random.default_rng(0)
-    for weight in model.variables:
-        weight.assign_add(scale * rng.standard_normal(weight.shape))
-    return model
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import tensorflow_probability as tfp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models import shaken
 from vae_course.beyond.gap import DenseVAE
 from vae_course.beyond.hierarchy import (
     Blind,
@@ -26,14 +27,6 @@ from vae_course.truth.evaluation import log_marginal, log_weights, sample_log_we
 
 KINDS = [TwoLayers, BottomUp, Blind]
 Normal = tfp.distributions.MultivariateNormalDiag
-
-
-def shaken(kind, scale=0.1, **sizes):
-    """A small model with noise on all weights."""
-    model, rng = kind(width=8, inner=8, seed=0, **sizes), np.random.default_rng(0)
-    for weight in model.variables:
-        weight.assign_add(scale * rng.standard_normal(weight.shape))
-    return model
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,8 @@
 """Priors with numbers of their own: densities, the two parts of the KL, the grid, and annealed importance sampling."""
 
+from functools import partial
+
+import models
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -24,14 +27,7 @@ from vae_course.truth.evaluation import log_marginal, log_weights
 
 KINDS = MixtureVAE, VampVAE
 SMALL = {"width": 8, "inner": 8, "seed": 0}
-
-
-def shaken(kind, latent_dim=2, scale=0.05, **sizes):
-    """A small model whose weights are far from their start."""
-    model, rng = kind(latent_dim, **SMALL, **sizes), np.random.default_rng(0)
-    for weight in model.trainable_variables:
-        weight.assign_add(scale * rng.standard_normal(weight.shape))
-    return model
+shaken = partial(models.shaken, scale=0.05)
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,12 @@ import numpy as np
 import tensorflow as tf
 
 from .codes import ascent, random_batches
+from .hierarchy import dense_network
 from ..contracts import check_annotations, integers, shapes, within
 from ..data import pixels
 from ..elbo import elbo_terms
 from ..engine.families import VAE
 from ..further.objectives import ConditionalVAE, Given, label_numbers
-from ..model import glorot_initializers
 from ..reparameterization import draw_eps, latents
 
 # %% ../../nbs/beyond/48_few_labels.ipynb #c48c0005
@@ -40,12 +40,10 @@ def choose_labelled(
 # %% ../../nbs/beyond/48_few_labels.ipynb #c48c0007
 def dense(inputs: Sequence, numbers: int, width: int, seed: int) -> keras.Model:
     "Flatten, join, one hidden layer, `numbers` outputs."
-    first, last = glorot_initializers(seed, 2)
     flat = [keras.layers.Flatten("channels_last")(one) for one in inputs]
     h = keras.layers.Concatenate()(flat) if len(flat) > 1 else flat[0]
-    h = keras.layers.Dense(width, "relu", kernel_initializer=first)(h)
     return keras.Model(list(inputs) if len(inputs) > 1 else inputs[0],
-                       keras.layers.Dense(numbers, kernel_initializer=last)(h))
+                       dense_network((h.shape[-1], width, numbers), seed)(h))
 
 # %% ../../nbs/beyond/48_few_labels.ipynb #c48c0008
 @integers(width=1, labels=1, seed=0)

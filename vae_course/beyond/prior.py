@@ -103,6 +103,14 @@ def check_grid(model: CVAE, x: tf.Tensor) -> tf.Tensor:  # (n, pixels) float32
 class PriorVAE(DenseVAE):
     "A VAE whose p(z) is a mixture; `components()`: log shares, means and logvars, k rows each."
 
+    SIZES = (*DenseVAE.SIZES, "parts")
+
+    @integers(parts=1, seed=0)
+    def __init__(self, latent_dim=2, width=64, depth=1, inner=64, parts=50, seed=None, **more):
+        super().__init__(latent_dim, width, depth, inner, seed, **more)
+        self.config["parts"] = parts
+        self.add_parts(parts, lambda shape, dtype=None: draw_eps(int(seed or 0), 1, shape))
+
     def log_likelihood(self, x, z):
         "As every VAE's; being its own, it makes `log_marginal` refuse, which assumes N(0, I)."
         return super().log_likelihood(x, z)
@@ -135,16 +143,11 @@ PriorVAE.sample_log_weights = own_log_weights
 class MixtureVAE(PriorVAE):
     "p(z) is a learned mixture of Gaussians; raises as `CVAE`."
 
-    SIZES = (*DenseVAE.SIZES, "parts")
-
-    @integers(parts=1, seed=0)
-    def __init__(self, latent_dim=2, width=64, depth=1, inner=64, parts=50, seed=None, **more):
-        super().__init__(latent_dim, width, depth, inner, seed, **more)
-        spread = lambda shape, dtype=None: draw_eps(int(seed or 0), 1, shape)
+    def add_parts(self, parts, noise):
+        shape = parts, self.latent_dim
         self.score = self.add_weight(shape=(parts,), initializer="zeros", name="score")
-        self.place = self.add_weight(shape=(parts, latent_dim), initializer=spread, name="place")
-        self.logvar = self.add_weight(shape=(parts, latent_dim), initializer="zeros", name="logvar")
-        self.config["parts"] = parts
+        self.place = self.add_weight(shape=shape, initializer=noise, name="place")
+        self.logvar = self.add_weight(shape=shape, initializer="zeros", name="logvar")
 
     def components(self):
         return (tf.nn.log_softmax(self.score), tf.convert_to_tensor(self.place),
@@ -155,14 +158,8 @@ class MixtureVAE(PriorVAE):
 class VampVAE(PriorVAE):
     "p(z) is the mixture of q(z|u) at learned pseudo-inputs u; raises as `CVAE`."
 
-    SIZES = (*DenseVAE.SIZES, "parts")
-
-    @integers(parts=1, seed=0)
-    def __init__(self, latent_dim=2, width=64, depth=1, inner=64, parts=50, seed=None, **more):
-        super().__init__(latent_dim, width, depth, inner, seed, **more)
-        noise = lambda shape, dtype=None: draw_eps(int(seed or 0), 1, shape)
+    def add_parts(self, parts, noise):
         self.pseudo = self.add_weight(shape=(parts, 28, 28, 1), initializer=noise, name="pseudo")
-        self.config["parts"] = parts
 
     @pixels("x")
     def start(self, x):
